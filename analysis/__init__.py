@@ -1,0 +1,1 @@
+"""From records to results: dataset, metrics, figures, report. Opens no connection."""

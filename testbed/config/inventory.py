@@ -1,0 +1,109 @@
+"""The inventory file: the hosts, their roles and how to reach them."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from testbed.config.fields import Name, Strict, read_yaml
+
+RoleName = Literal["device", "server", "link", "load"]
+
+
+class DataPath(Strict):
+    """The interface that carries the queries; never the one that carries SSH."""
+
+    interface: str
+    address: IPv4Address
+    port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free port (server only)
+
+
+class RouterPath(Strict):
+    """A router's two shaped interfaces."""
+
+    to_device: str
+    to_server: str
+
+
+class Jump(Strict):
+    """A host to pass through on the way."""
+
+    address: str
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: str
+    key: Path | None = None
+
+
+class Host(Strict):
+    """One host. In the virtual lab only roles and CPU limits are written; the rest is filled in."""
+
+    roles: tuple[RoleName, ...] = Field(min_length=1)
+    address: str | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] = 22
+    user: str = "root"
+    key: Path | None = None
+    known_hosts: Path = Path("~/.ssh/known_hosts")
+    jump: Jump | None = None
+    python: str = "python3"
+    environment: dict[str, str] = {}
+    sudo: bool = False  # the link role is started with `sudo -n`
+    threads: Annotated[int, Field(ge=1)] = 1
+    accelerator: Literal["cpu", "cuda"] = "cpu"
+    data: DataPath | None = None
+    router: RouterPath | None = None
+    cpus: Annotated[float, Field(gt=0)] | None = None  # virtual lab: share of CPU time
+    cpuset: Annotated[str, Field(pattern=r"^[0-9,-]+$")] | None = None  # virtual lab
+
+    @model_validator(mode="after")
+    def _data_apart_from_ssh(self) -> Host:
+        if self.data and self.address == str(self.data.address):
+            raise ValueError(
+                f"data.address: {self.address} also carries SSH; shaping it would shape the "
+                "management path: give the address of another interface"
+            )
+        return self
+
+
+class Inventory(Strict):
+    """All hosts of a lab, by name."""
+
+    lab: Literal["local"] | None = None
+    hosts: dict[Name, Host] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _roles_covered(self) -> Inventory:
+        for role in ("device", "server"):
+            holders = [name for name, host in self.hosts.items() if role in host.roles]
+            if len(holders) != 1:
+                raise ValueError(
+                    f"hosts: expected exactly one host with role {role}, got "
+                    f"{', '.join(holders) or 'none'}; add it to that host's roles"
+                )
+        if len([host for host in self.hosts.values() if "link" in host.roles]) > 1:
+            raise ValueError("hosts: expected at most one host with role link (the router)")
+        for name, host in self.hosts.items():
+            if self.lab is None:
+                self._check_real(name, host)
+        return self
+
+    def _check_real(self, name: str, host: Host) -> None:
+        if host.address is None:
+            raise ValueError(f"hosts.{name}.address: missing; give the SSH address")
+        if host.cpus is not None or host.cpuset is not None:
+            raise ValueError(f"hosts.{name}.cpus: only in the virtual lab (lab: local)")
+        if {"device", "server"} & set(host.roles) and host.data is None:
+            raise ValueError(f"hosts.{name}.data: missing; give interface and address")
+        if "link" in host.roles and host.router is None and host.data is None:
+            raise ValueError(f"hosts.{name}.router: missing; give to_device and to_server")
+
+    def host_of(self, role: RoleName) -> str | None:
+        """Name of the host that has the role, or None where no host has it."""
+        return next((name for name, host in self.hosts.items() if role in host.roles), None)
+
+
+def load_inventory(path: Path) -> Inventory:
+    """Read an inventory file; raises UserError naming the file and YAML path of every fault."""
+    return read_yaml(path, Inventory)

@@ -1,0 +1,129 @@
+"""The role's end of the control protocol: one JSON object per line on stdin and stdout.
+
+``hello → setup/ready → start/started → go → … → done``. End of stdin means stop and put
+everything back: a role can never outlive its orchestrator. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO, Protocol
+
+from testbed.errors import TestbedError, UserError
+
+PROTOCOL_VERSION = 1
+Message = dict[str, Any]
+
+
+class Control:
+    """Messages to and from the orchestrator.
+
+    A reader thread answers ``clock`` messages at once (the offset measurement must not wait for
+    work in progress) and turns ``stop`` into :attr:`stopping`; all else queues for
+    :meth:`receive`.
+    """
+
+    def __init__(self, source: BinaryIO, sink: BinaryIO) -> None:
+        self._source = source
+        self._sink = sink
+        self._lock = threading.Lock()
+        self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.stopping = threading.Event()
+        self.closed = threading.Event()
+        threading.Thread(target=self._read, name="control", daemon=True).start()
+
+    def _read(self) -> None:
+        for line in self._source:
+            message = json.loads(line)
+            kind = message["type"]
+            if kind == "clock":
+                self.send("clock", n=message["n"], t_ns=time.monotonic_ns())
+            elif kind == "stop":
+                self.stopping.set()
+            else:
+                if kind == "start":
+                    self.stopping.clear()
+                self._inbox.put(message)
+        self.closed.set()
+        self.stopping.set()
+        self._inbox.put(None)
+
+    def receive(self, timeout_s: float | None = None) -> Message | None:
+        """The next message, or None at end of stdin; raises queue.Empty on time-out."""
+        return self._inbox.get(timeout=timeout_s)
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send one message; an orchestrator that is gone is noticed by the reader, not here."""
+        line = json.dumps({"type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
+        try:
+            with self._lock:
+                self._sink.write(line)
+                self._sink.flush()
+        except (BrokenPipeError, ValueError):
+            self.closed.set()
+            self.stopping.set()
+
+    def record(self, file: str, record: Message) -> None:
+        """Send one record of the named file (``queries``, ``link``, ``load``, ``server``)."""
+        self.send("record", file=file, record=record)
+
+
+class Role(Protocol):
+    """One process on one host: ``device``, ``server``, ``load`` or ``link``."""
+
+    def hello(self) -> Message:
+        """Versions and facts sent with the greeting."""
+
+    def handle(self, message: Message) -> None:
+        """Act on one message; long work watches ``control.stopping``."""
+
+    def close(self) -> None:
+        """Put everything back; called on every exit path."""
+
+
+def claim_stdio() -> tuple[BinaryIO, BinaryIO]:
+    """Reserve stdin and stdout for the protocol; stray prints then go to stderr."""
+    source = os.fdopen(os.dup(0), "rb")
+    sink = os.fdopen(os.dup(1), "wb")
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(devnull, 0)
+    os.close(devnull)
+    os.dup2(2, 1)
+    return source, sink
+
+
+def serve(name: str, control: Control, role: Role) -> int:
+    """Greet, then handle messages until end of stdin; returns the exit status.
+
+    An error while handling is told to the orchestrator as ``{"type": "error", "message", "user",
+    "traceback"}`` and the role lives on: the orchestrator decides what it means.
+    """
+    control.send(
+        "hello",
+        role=name,
+        protocol=PROTOCOL_VERSION,
+        pid=os.getpid(),
+        python=sys.version.split()[0],
+        **role.hello(),
+    )
+    try:
+        while (message := control.receive()) is not None:
+            try:
+                role.handle(message)
+            except Exception as error:  # told to the orchestrator, which must hear of every one
+                expected = isinstance(error, TestbedError)
+                control.send(
+                    "error",
+                    message=str(error) if expected else f"{type(error).__name__}: {error}",
+                    user=isinstance(error, UserError),
+                    traceback=None if expected else traceback.format_exc(),
+                )
+    finally:
+        role.close()
+    return 0

@@ -1,0 +1,1 @@
+"""SSH connections, deployment, clocks, environment, preflight (paramiko lives here only)."""

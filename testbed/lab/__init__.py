@@ -1,0 +1,1 @@
+"""The virtual lab: namespaces, sshd, CPU limits."""

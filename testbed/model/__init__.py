@@ -1,0 +1,1 @@
+"""The network: zoo, archive, split points, head and tail."""

@@ -1,0 +1,1 @@
+"""When to cut where: latency model, estimators, policies. Pure, standard library only."""

@@ -1,0 +1,1 @@
+"""Bandwidth traces: canonical form, formats, generators."""

@@ -1,0 +1,1 @@
+"""Device, server and load roles, wire format, encodings. Needs torch, nothing else."""
