@@ -19,7 +19,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-# Base-unit integers are accepted as well, so that a resolved experiment reads back as it was written.
+# Base-unit integers are accepted too: a resolved experiment reads back as it was written.
 def _border(parse: Any) -> BeforeValidator:
     return BeforeValidator(
         lambda value: value if type(value) is int else parse(value), json_schema_input_type=str

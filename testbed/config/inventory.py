@@ -48,7 +48,7 @@ class Host(Strict):
     known_hosts: Path = Path("~/.ssh/known_hosts")
     jump: Jump | None = None
     python: str = "python3"
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     sudo: bool = False  # the link role is started with `sudo -n`
     threads: Annotated[int, Field(ge=1)] = 1
     accelerator: Literal["cpu", "cuda"] = "cpu"
