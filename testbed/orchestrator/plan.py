@@ -1,0 +1,162 @@
+"""The plan: experiment × split table → runs with factors, seeds, order and stable names. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from testbed.config.experiment import DirectionSpec, Experiment
+from testbed.errors import UserError
+from testbed.model.table import LOCAL, OFFLOAD, SplitTable
+from testbed.traces.trace import BandwidthTrace, Schedule
+
+DIRECTIONS = ("uplink", "downlink")
+TRACE_DIRECTION = {"uplink": "up", "downlink": "down"}
+
+# Between the runs: fresh connections, warm-up, clocks, files. Measured on the virtual lab.
+_OVERHEAD_PER_RUN_NS = 3 * 10**9
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One policy under one condition; everything that decides its outcome but the hosts."""
+
+    run_id: str
+    index: int
+    link: str
+    load: str
+    policy: str
+    trial: int
+    seed: int
+    batch: int
+    duration_ns: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of an experiment in the order they are run."""
+
+    runs: tuple[PlannedRun, ...]
+    candidates: tuple[str, ...]
+    schedules: Mapping[str, Mapping[str, Schedule]]  # link name → direction → schedule
+
+    @property
+    def estimated_ns(self) -> int:
+        """About how long the runs take, without set-up and profile."""
+        return sum(run.duration_ns + _OVERHEAD_PER_RUN_NS for run in self.runs)
+
+
+def schedule_of(spec: DirectionSpec, side: str, trace: BandwidthTrace | None, **timing: Any) -> Any:
+    """The schedule of one direction: a constant, or its own direction of the trace."""
+    if trace is None:
+        assert spec.rate is not None
+        trace = BandwidthTrace(
+            t_ns=(0,),
+            up_bps=(spec.rate,),
+            down_bps=(spec.rate,),
+            duration_ns=10**9,
+            source="constant",
+        )
+    return trace.schedule(spec.direction or TRACE_DIRECTION[side], **timing)
+
+
+def make_schedules(
+    experiment: Experiment, traces: Mapping[str, BandwidthTrace]
+) -> dict[str, dict[str, Schedule]]:
+    """Schedules of every link, from traces keyed by their path as written in the experiment."""
+    schedules: dict[str, dict[str, Schedule]] = {}
+    for name, link in experiment.links.items():
+        schedules[name] = {}
+        for side in DIRECTIONS:
+            spec: DirectionSpec = getattr(link, side)
+            trace = traces[str(spec.trace)] if spec.trace else None
+            schedules[name][side] = schedule_of(spec, side, trace, step_ns=link.step, end=link.end)
+    return schedules
+
+
+def expand_policies(experiment: Experiment, table: SplitTable) -> tuple[str, ...]:
+    """The policies by name, ``static:*`` expanded; UserError for a split that is no candidate."""
+    candidates = table.candidates(experiment.candidates)
+    names: list[str] = []
+    for policy in experiment.policies:
+        split = policy.partition(":")[2]
+        if split == "*":
+            names += [f"static:{c}" for c in candidates if c not in (LOCAL, OFFLOAD)]
+        elif split and split not in candidates:
+            raise UserError(
+                f"policies: {policy}: split {split} is not a candidate of {table.model}; "
+                f"candidates are {', '.join(candidates)}"
+            )
+        else:
+            names.append(policy)
+    return tuple(dict.fromkeys(names))
+
+
+def make_plan(
+    experiment: Experiment, table: SplitTable, traces: Mapping[str, BandwidthTrace]
+) -> Plan:
+    """Every link × load × trial is a block; blocks and the policies within are shuffled by seed."""
+    policies = expand_policies(experiment, table)
+    schedules = make_schedules(experiment, traces)
+    shuffle = random.Random(experiment.seed).shuffle
+    blocks = [
+        (link, load, trial)
+        for trial in range(experiment.run.trials)
+        for link in experiment.links
+        for load in experiment.loads
+    ]
+    shuffle(blocks)
+    runs: list[PlannedRun] = []
+    for link, load, trial in blocks:
+        order = list(policies)
+        shuffle(order)
+        condition = _digest(experiment, load, schedules[link])
+        for policy in order:
+            run = PlannedRun(
+                run_id=f"{link}.{load}.{policy.replace(':', '-')}.t{trial}.{condition}",
+                index=len(runs),
+                link=link,
+                load=load,
+                policy=policy,
+                trial=trial,
+                # One seed a block: each policy meets the same inputs and the same load.
+                seed=_stable_int(experiment.seed, link, load, trial),
+                batch=experiment.batch,
+                duration_ns=experiment.run.duration,
+            )
+            runs.append(run)
+    return Plan(tuple(runs), table.candidates(experiment.candidates), schedules)
+
+
+def schedule_json(schedule: Schedule) -> dict[str, Any]:
+    """One direction's schedule as the link role takes it and ``plan.json`` keeps it."""
+    return {
+        "changes": [list(change) for change in schedule.changes],
+        "duration_ns": schedule.duration_ns,
+        "end": schedule.end,
+        "floor_bps": schedule.floor_bps,
+        "floored_ns": schedule.floored_ns,
+    }
+
+
+def _digest(experiment: Experiment, load: str, schedules: Mapping[str, Schedule]) -> str:
+    """Six hex digits that change with the condition, and not with where its files lie."""
+    condition = [
+        {side: schedule_json(schedule) for side, schedule in schedules.items()},
+        experiment.loads[load].model_dump(mode="json"),
+        *(
+            getattr(experiment, part).model_dump(mode="json")
+            for part in ("model", "encoding", "run", "probe")
+        ),
+        experiment.batch,
+        experiment.seed,
+    ]
+    return hashlib.sha256(json.dumps(condition, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def _stable_int(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "little")

@@ -1,0 +1,214 @@
+"""One run: start every role, let the device measure, stop, and write what happened."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from testbed.errors import TestbedError
+from testbed.orchestrator.parallel import each
+from testbed.orchestrator.plan import PlannedRun, schedule_json
+from testbed.orchestrator.session import Session
+from testbed.orchestrator.store import RunFolder
+from testbed.orchestrator.validity import judge
+from testbed.traces.trace import Schedule
+
+# Beyond the run's own length: warm-up over the slowest rate, the last query's time-out.
+_START_TIMEOUT_S = 120.0
+_STOP_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the roles are told for one run, beyond the plan."""
+
+    schedules: Mapping[str, Schedule]
+    policy: dict[str, Any]
+    profile: dict[str, Any] | None
+    steps: list[list[int]] | None
+    period_ns: int | None
+    step_ns: int
+    congestion_control: str | None
+
+
+def execute(
+    session: Session, planned: PlannedRun, conditions: Conditions, folder: RunFolder
+) -> dict[str, Any]:
+    """Run it and finish its folder; returns the manifest.
+
+    Whatever ends the run early (a lost host, an interrupt), the records so far stay and the
+    manifest says ``failed`` or ``interrupted``; an interrupt is then raised again.
+    """
+    run = _Run(session, planned, conditions, folder)
+    session.on_record = lambda role, file, record: folder.append(file, record)
+    state, reasons, caught = "complete", [], None
+    try:
+        run.measure()
+    except KeyboardInterrupt as error:
+        state, caught = "interrupted", error
+    except TestbedError as error:
+        state, reasons = "failed", [str(error)]
+    try:
+        run.stop()
+    except (TestbedError, KeyboardInterrupt) as error:
+        reasons.append(f"stop: {error}")
+        state = "failed" if state == "complete" else state
+    manifest = run.finish(state, reasons)
+    if caught is not None:
+        raise caught
+    return manifest
+
+
+class _Run:
+    def __init__(
+        self, session: Session, planned: PlannedRun, conditions: Conditions, folder: RunFolder
+    ) -> None:
+        self.session, self.planned, self.conditions = session, planned, conditions
+        self.folder = folder
+        self.token = secrets.token_hex(16)
+        self.done: dict[str, Any] = {}
+        self.t0_ns: dict[str, int] = {}
+        self.started: list[str] = []
+        self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}
+        schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
+        folder.write("plan.json", {**asdict(planned), "schedules": schedules})
+        for name in ("before", "shaped"):
+            tree = {role: session.ready[role][name] for role in session.link_roles}
+            folder.write(f"qdisc.{name}.json", tree)
+
+    def measure(self) -> None:
+        roles, run_id = self.session.roles, self.planned.run_id
+        self._start("server", {"token": self.token})
+        roles["server"].send("go")
+        for name, sides in self.session.link_roles.items():
+            wanted = {s: schedule_json(self.conditions.schedules[s]) for s in sides}
+            self._start(name, {"schedules": wanted})
+        if self.conditions.steps:
+            steps = {"steps": self.conditions.steps, "period_ns": self.conditions.period_ns}
+            self._start("load", steps)
+        self._start("device", self._device_start())
+        for name in self.session.link_roles:
+            went = roles[name].request("go", {}, "went", timeout_s=_STOP_TIMEOUT_S)
+            self.t0_ns[name] = went["t0_ns"]
+        if self.conditions.steps:
+            roles["load"].send("go")
+        roles["device"].send("go")
+        bound_s = (self.planned.duration_ns + self.session.experiment.run.timeout) / 1e9
+        self.done["device"] = roles["device"].wait("done", timeout_s=bound_s + _STOP_TIMEOUT_S)
+        self.t0_ns["device"] = self.done["device"]["t0_ns"]
+        self.started.remove("device")
+        if self.done["device"]["queries"] == 0:
+            raise TestbedError(f"{run_id}: the device measured no query in the run's duration")
+
+    def _start(self, name: str, message: dict[str, Any]) -> None:
+        message = {"run_id": self.planned.run_id, **message}
+        self.started.append(name)
+        self.session.roles[name].request("start", message, "started", timeout_s=_START_TIMEOUT_S)
+
+    def _device_start(self) -> dict[str, Any]:
+        experiment = self.session.experiment
+        return {
+            "device": self.session.host_of("device"),
+            "policy": self.conditions.policy,
+            "seed": self.planned.seed,
+            "server": server_endpoint(self.session, self.token),
+            "profile": self.conditions.profile,
+            "warmup_queries": experiment.run.warmup_queries,
+            "duration_ns": self.planned.duration_ns,
+            "probe": {
+                "bytes": experiment.probe.size,
+                "interval_ns": experiment.probe.interval,
+                "budget_bytes": experiment.probe.budget,
+            },
+            "timeout_ns": experiment.run.timeout,
+            "congestion_control": self.conditions.congestion_control,
+        }
+
+    def stop(self) -> None:
+        """Stop every role that was started; each one's ``done`` closes its part of the run."""
+
+        def stop_one(name: str) -> dict[str, Any]:
+            role = self.session.roles[name]
+            role.send("stop")
+            return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
+
+        # The device first: what it still sends must find a server.
+        for name in ("device", *(n for n in self.started if n != "device")):
+            if name in self.started:
+                self.done.update(each("stop", {name: lambda name=name: stop_one(name)}))
+
+    def finish(self, state: str, reasons: list[str]) -> dict[str, Any]:
+        session = self.session
+        try:
+            after = {host: asdict(c) for host, c in session.clocks().items()}
+        except TestbedError as error:
+            after, reasons = {}, [*reasons, f"clocks: {error}"]
+        hosts = {
+            host: {"before": before, "after": after.get(host)}
+            for host, before in self.clock_before.items()
+        }
+        self.folder.write("clock.json", {"hosts": hosts})
+        shaped = {n: self.done[n]["shaped"] for n in session.link_roles if n in self.done}
+        self.folder.write("qdisc.after.json", shaped)
+        for host, found in session.environment.items():
+            self.folder.write(f"environment.{host}.json", found)
+        validity, found_reasons = judge(self.done, self.conditions.step_ns, session.link_roles)
+        validity = validity if state == "complete" else "unverified"
+        return self.folder.finish(
+            {
+                "run_id": self.planned.run_id,
+                "state": state,
+                "validity": validity,
+                "reasons": [*reasons, *found_reasons],
+                "experiment": session.experiment.model_dump(mode="json"),
+                "t0_ns": self.t0_ns,
+                **self.done,
+            }
+        )
+
+
+def server_endpoint(session: Session, token: str) -> dict[str, Any]:
+    """Where the device finds the server's data socket."""
+    data = session.inventory.hosts[session.host_of("server")].data
+    assert data is not None
+    return {"address": str(data.address), "port": session.ready["server"]["port"], "token": token}
+
+
+def verify(session: Session) -> dict[str, Any]:
+    """Prove *split equals whole* over the wire for every candidate; returns the findings.
+
+    Raises TestbedError naming the splits where bytes or results differ beyond the encoding's
+    tolerance.
+    """
+    token = secrets.token_hex(16)
+    server, device = session.roles["server"], session.roles["device"]
+    server.request(
+        "start", {"run_id": "verify", "token": token}, "started", timeout_s=_START_TIMEOUT_S
+    )
+    server.send("go")
+    message = {"server": server_endpoint(session, token), "congestion_control": None}
+    try:
+        found = device.request("verify", message, "verified", timeout_s=_START_TIMEOUT_S)["splits"]
+    finally:
+        server.send("stop")
+        server.wait("done", timeout_s=_STOP_TIMEOUT_S)
+    exact = session.experiment.encoding.features == "float32"
+    wrong = [
+        f"{split} (max difference {f['max_abs']:.3g}, same top-1: {f['top1']}, "
+        f"bytes as sent: {f['digest']})"
+        for split, f in found.items()
+        if not f["digest"] or not f["top1"] or (exact and not f["equal"] and f["max_abs"] > 1e-3)
+    ]
+    if wrong:
+        raise TestbedError(
+            f"split equals whole: expected the whole model's result, got another at {wrong}; "
+            "do the hosts have the same torch?"
+        )
+    return dict(found)
+
+
+def rename(planned: PlannedRun, run_id: str) -> PlannedRun:
+    """The same run under another name (the profile's run)."""
+    return replace(planned, run_id=run_id)

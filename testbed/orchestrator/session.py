@@ -1,0 +1,224 @@
+"""The hosts of a campaign, ready to run: lab, connections, deployed code, live roles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from testbed.config import Experiment, Host, Inventory
+from testbed.errors import UserError
+from testbed.hosts.clock import ClockOffset, measure_offset
+from testbed.hosts.connection import Connection, connect_all
+from testbed.hosts.deploy import deploy, send_artefact
+from testbed.hosts.environment import collect_environment
+from testbed.hosts.preflight import check_preflight
+from testbed.hosts.role import RoleProcess
+from testbed.lab.lab import Lab
+from testbed.model.cache import Prepared
+from testbed.orchestrator.parallel import each
+from testbed.orchestrator.plan import DIRECTIONS, Plan
+
+# A 100 MB archive over a slow management path, torch imported on a slow device: minutes at most.
+_HELLO_TIMEOUT_S = 180.0
+_SETUP_TIMEOUT_S = 300.0
+
+OnRecord = Callable[[str, str, dict[str, Any]], None]
+OnStage = Callable[[str], None]
+
+
+class Session(AbstractContextManager["Session"]):
+    """Opens everything on one stack; leaving the context closes it in reverse, whatever happened.
+
+    Roles live for the whole campaign. Records of every role go to :attr:`on_record`, which the
+    run in progress sets.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        inventory: Inventory,
+        plan: Plan,
+        prepared: Prepared,
+        folder: Path,
+        on_stage: OnStage,
+    ) -> None:
+        self.experiment = experiment
+        self.inventory = inventory
+        self.plan = plan
+        self.prepared = prepared
+        self.folder = folder
+        self.on_record: OnRecord = lambda role, file, record: None
+        self._stage = on_stage
+        self._stack = ExitStack()
+        self.lab: Lab | None = None
+        self.connections: dict[str, Connection] = {}
+        self.roles: dict[str, RoleProcess] = {}
+        self.hello: dict[str, dict[str, Any]] = {}
+        self.ready: dict[str, dict[str, Any]] = {}
+        self.limits: dict[str, str | None] = {}
+
+    def __enter__(self) -> Session:
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def _open(self) -> None:
+        if self.inventory.lab == "local":
+            self._stage("lab: namespaces and sshd")
+            self.lab = self._stack.enter_context(Lab.up(self.inventory))
+            self.inventory = self.lab.inventory
+            self.limits = dict(self.lab.limits)
+        self._stage("hosts: connect and check")
+        self.connections = self._stack.enter_context(connect_all(self.inventory.hosts))
+        check_preflight(self.connections, self.inventory)
+        self._stage("hosts: deploy")
+        self._start_roles()
+        self._stage("roles: set up link, model, split equals whole on each host")
+        self._set_up_roles()
+
+    @property
+    def link_roles(self) -> dict[str, tuple[str, ...]]:
+        """Link role names to the directions each shapes: the router's, or each sender's egress."""
+        if self.inventory.host_of("link"):
+            return {"link": DIRECTIONS}
+        return {"link-device": ("uplink",), "link-server": ("downlink",)}
+
+    def host_of(self, role: str) -> str:
+        """The host that runs a role (``link-device`` runs on the device's host)."""
+        wanted = role.removeprefix("link-")
+        host = self.inventory.host_of(wanted)  # type: ignore[arg-type]
+        if host is None and wanted == "load":
+            host = self.inventory.host_of("server")
+        if host is None:
+            raise UserError(f"inventory: no host has the role {wanted}; add it to a host's roles")
+        return host
+
+    @property
+    def needs_load(self) -> bool:
+        """Whether any condition of the experiment loads the server."""
+        return any(load.kind != "none" for load in self.experiment.loads.values())
+
+    def _start_roles(self) -> None:
+        names = ["device", "server", *self.link_roles, *(["load"] if self.needs_load else [])]
+        self.roles = each("start roles", {name: partial(self._start_role, name) for name in names})
+        self.hello = {name: role.hello for name, role in self.roles.items()}
+
+    def _start_role(self, name: str) -> RoleProcess:
+        host = self.inventory.hosts[self.host_of(name)]
+        kind = "link" if name.startswith("link") else name
+        connection = self.connections[self.host_of(name)]
+        role = RoleProcess.start(
+            connection,
+            kind,
+            deploy(connection, kind),
+            environment=host.environment,
+            threads=host.threads,
+            sudo=host.sudo and kind == "link",
+            log=self.folder / "logs" / f"{name}.log",
+            on_record=lambda role, file, record: self.on_record(role, file, record),
+            hello_timeout_s=_HELLO_TIMEOUT_S,
+        )
+        self._stack.callback(role.close)
+        return role
+
+    def _set_up_roles(self) -> None:
+        work: dict[str, Callable[[], dict[str, Any]]] = {}
+        for name in self.roles:
+            message = self._link_setup(name) if name.startswith("link") else self._setup(name)
+            work[name] = partial(self._set_up, name, message)
+        self.ready = each("set up roles", work)
+        if self.lab is not None:
+            for name, role in self.roles.items():
+                pids = [role.hello["pid"], *self.ready[name].get("pids", [])]
+                reason = self.lab.limit(self.host_of(name), pids)
+                self.limits[self.host_of(name)] = reason
+
+    def _set_up(self, name: str, message: dict[str, Any]) -> dict[str, Any]:
+        if "archive_sha256" in message:
+            path = send_artefact(
+                self.connections[self.host_of(name)],
+                self.prepared.archive,
+                self.prepared.archive_sha256,
+            )
+            message = {**message, "archive": path}
+        return self.roles[name].request("setup", message, "ready", timeout_s=_SETUP_TIMEOUT_S)
+
+    def _setup(self, name: str) -> dict[str, Any]:
+        host = self.inventory.hosts[self.host_of(name)]
+        message: dict[str, Any] = {
+            "archive_sha256": self.prepared.archive_sha256,
+            "table": self.prepared.table.to_json(),
+            "batch": self.experiment.batch,
+            "threads": host.threads,
+            "accelerator": host.accelerator,
+        }
+        if name == "load":
+            steps = [step for load in self.experiment.loads.values() for step in load.steps]
+            return {**message, "max_clients": max(step.clients for step in steps)}
+        message["candidates"] = list(self.plan.candidates)
+        message["encoding"] = self.experiment.encoding.model_dump()
+        if name == "server":
+            assert host.data is not None
+            return {**message, "data": {"address": str(host.data.address), "port": host.data.port}}
+        return {**message, "input_seed": self.experiment.seed, "inputs": 8}
+
+    def _link_setup(self, name: str) -> dict[str, Any]:
+        link = next(iter(self.experiment.links.values()))
+        first = next(iter(self.plan.schedules.values()))
+        directions = {
+            side: {
+                "interface": self._interface(name, side),
+                "rate_bps": first[side].changes[0][1],
+                "queue_bytes": getattr(link, side).queue,
+            }
+            for side in self.link_roles[name]
+        }
+        return {"directions": directions}
+
+    def _interface(self, name: str, side: str) -> str:
+        host: Host = self.inventory.hosts[self.host_of(name)]
+        if name != "link":
+            assert host.data is not None
+            return host.data.interface
+        if host.router is None:
+            raise UserError(
+                f"hosts.{self.host_of(name)}.router: missing; give to_device and to_server"
+            )
+        return host.router.to_server if side == "uplink" else host.router.to_device
+
+    def clocks(self) -> dict[str, ClockOffset]:
+        """Offset and bound of every host to the orchestrator, measured now."""
+        roles = {self.host_of(name): role for name, role in self.roles.items()}
+        return each("clocks", {host: partial(measure_offset, role) for host, role in roles.items()})
+
+    def environments(self) -> dict[str, dict[str, Any]]:
+        """What every host is, and the state it is in now."""
+        found = each(
+            "environment",
+            {h: partial(collect_environment, c) for h, c in self.connections.items()},
+        )
+        for name in self.roles:
+            found[self.host_of(name)].setdefault("roles", {})[name] = self.hello[name]
+        for host, reason in self.limits.items():
+            spec = self.inventory.hosts[host]
+            found[host]["cpu_limit"] = {
+                "cpus": spec.cpus,
+                "cpuset": spec.cpuset,
+                "not_applied": reason,
+            }
+        return found

@@ -1,0 +1,143 @@
+"""Files a person writes are refused with the YAML path of what is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from testbed.config import load_experiment, load_inventory
+from testbed.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+EXPERIMENT = {
+    "schema_version": 1,
+    "name": "tiny",
+    "model": {"name": "resnet18"},
+    "links": {"slow": {"uplink": {"rate": "5mbit"}, "downlink": {"rate": "20mbit"}}},
+    "policies": ["local", "dynamic"],
+}
+INVENTORY = {
+    "schema_version": 1,
+    "hosts": {
+        "pi": {
+            "roles": ["device"],
+            "address": "192.0.2.1",
+            "data": {"interface": "eth1", "address": "198.51.100.1"},
+        },
+        "box": {
+            "roles": ["server"],
+            "address": "192.0.2.2",
+            "data": {"interface": "eth1", "address": "198.51.100.2"},
+        },
+    },
+}
+
+
+def changed(document: dict, path: str, value: object) -> dict:
+    """A deep copy with one value set, or removed when the value is None."""
+    copy = yaml.safe_load(yaml.safe_dump(document))
+    *parents, last = path.split("/")
+    inner = copy
+    for key in parents:
+        inner = inner[key]
+    if value is None:
+        del inner[last]
+    else:
+        inner[last] = value
+    return copy
+
+
+def load(kind, document: dict, folder: Path):
+    path = folder / "file.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return kind(path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("polices", ["local"], "polices: unknown key"),
+        ("links/slow/uplink/rate", "20 mbps!", "links.slow.uplink.rate: expected a rate"),
+        ("links/slow/uplink/rate", "0mbit", "links.slow.uplink.rate"),
+        ("links/slow/uplink/trace", "x.csv", "links.slow.uplink: expected exactly one of"),
+        ("links/slow/step", "1ms", "links.slow.step"),
+        ("policies", ["greedy"], "policies: unknown policy 'greedy'"),
+        ("policies", ["local", "local"], "policies: a policy is listed twice"),
+        ("encoding", {"features": "float8"}, "encoding.features"),
+        ("run", {"duration": "12"}, "run.duration: expected a duration"),
+        ("batch", 0, "batch"),
+        ("loads", {"busy": {"kind": "inference"}}, "loads.busy: steps"),
+        ("model", None, "model: Field required"),
+        ("schema_version", 2, "schema_version: expected 1, got 2"),
+    ],
+)
+def test_experiment_refused(path, value, told, tmp_path) -> None:
+    with pytest.raises(UserError) as refusal:
+        load(load_experiment, changed(EXPERIMENT, path, value), tmp_path)
+    assert told in str(refusal.value)
+    assert "file.yaml" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("hosts/pi/adress", "x", "hosts.pi.adress: unknown key"),
+        ("hosts/pi/data/address", "192.0.2.1", "also carries SSH"),
+        ("hosts/pi/data", None, "hosts.pi.data: missing"),
+        ("hosts/pi/address", None, "hosts.pi.address: missing"),
+        ("hosts/box/roles", ["load"], "exactly one host with role server, got none"),
+        ("hosts/box/roles", ["server", "device"], "exactly one host with role device"),
+        ("hosts/box/roles", ["serving"], "hosts.box.roles"),
+        ("hosts/pi/cpus", 0.5, "only in the virtual lab"),
+        ("hosts/pi/port", 99999, "hosts.pi.port"),
+    ],
+)
+def test_inventory_refused(path, value, told, tmp_path) -> None:
+    with pytest.raises(UserError) as refusal:
+        load(load_inventory, changed(INVENTORY, path, value), tmp_path)
+    assert told in str(refusal.value)
+
+
+def test_good_files_are_read(tmp_path) -> None:
+    experiment = load(load_experiment, EXPERIMENT, tmp_path)
+    assert experiment.links["slow"].uplink.rate == 5_000_000
+    assert experiment.run.duration == 12 * 10**9
+    inventory = load(load_inventory, INVENTORY, tmp_path)
+    assert inventory.host_of("server") == "box"
+    assert inventory.host_of("load") is None
+
+
+def test_resolved_experiment_reads_back(tmp_path) -> None:
+    experiment = load(load_experiment, EXPERIMENT, tmp_path)
+    again = type(experiment).model_validate(experiment.model_dump(mode="json"))
+    assert again == experiment
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_shipped_experiments_are_valid(path) -> None:
+    assert load_experiment(path).name == path.stem
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "inventory").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_inventories_are_valid(path) -> None:
+    assert load_inventory(path).host_of("device")
+
+
+def test_missing_trace_is_named(tmp_path) -> None:
+    document = changed(EXPERIMENT, "links/slow/uplink", {"trace": "nowhere.csv"})
+    with pytest.raises(UserError, match=r"links\.slow\.uplink\.trace: no such file"):
+        load(load_experiment, document, tmp_path)
+
+
+@pytest.mark.parametrize("text", ["- a", "{", "a: [", "\x00"])
+def test_not_a_mapping(text, tmp_path) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        load_experiment(path)

@@ -1,0 +1,68 @@
+"""The roles' protocol: clocks answered at once, errors told, end of stdin ends the role."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from testbed.control import Control, serve
+from testbed.errors import UserError
+
+
+class Echo:
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.closed = False
+
+    def hello(self):
+        return {"versions": {}}
+
+    def handle(self, message) -> None:
+        if message["type"] == "fail":
+            raise UserError("setup: expected a port, got none")
+        if message["type"] == "bug":
+            raise KeyError("x")
+        self.control.send("echo", payload=message["payload"])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def converse(lines: list[dict]) -> tuple[int, Echo, list[dict]]:
+    """Run a role over real pipes with a whole conversation waiting on its stdin."""
+    to_role, from_role = os.pipe(), os.pipe()
+    with os.fdopen(to_role[1], "wb") as stdin:
+        for line in lines:
+            stdin.write(json.dumps(line).encode() + b"\n")
+    with os.fdopen(to_role[0], "rb") as source, os.fdopen(from_role[1], "wb") as sink:
+        control = Control(source, sink)
+        role = Echo(control)
+        status = serve("echo", control, role)
+    with os.fdopen(from_role[0], "rb") as stdout:
+        return status, role, [json.loads(line) for line in stdout]
+
+
+def test_conversation_ends_with_stdin_and_puts_everything_back() -> None:
+    status, role, told = converse([{"type": "ping", "payload": 7}])
+    assert status == 0
+    assert role.closed
+    assert {m["type"] for m in told} == {"hello", "echo"}
+    assert next(m for m in told if m["type"] == "echo")["payload"] == 7
+
+
+def test_errors_are_told_and_the_role_lives_on() -> None:
+    _, _, told = converse([{"type": "fail"}, {"type": "bug"}, {"type": "ping", "payload": 1}])
+    user, bug = (m for m in told if m["type"] == "error")
+    assert user["user"]
+    assert user["message"] == "setup: expected a port, got none"
+    assert user["traceback"] is None
+    assert not bug["user"]
+    assert "KeyError" in bug["traceback"]
+    assert told[-1]["type"] == "echo"
+
+
+def test_clock_is_answered_by_the_reader() -> None:
+    _, _, told = converse([{"type": "clock", "n": 3}])
+    (clock,) = (m for m in told if m["type"] == "clock")
+    assert clock["n"] == 3
+    assert clock["t_ns"] > 0

@@ -1,0 +1,118 @@
+"""Records are written as they happen; only a manifest makes a run complete."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from testbed.errors import GroupError, TestbedError, UserError
+from testbed.orchestrator.parallel import each
+from testbed.orchestrator.profile import profile_from_records
+from testbed.orchestrator.store import RunFolder, new_campaign, newest_campaign
+from testbed.orchestrator.validity import judge
+from testbed.records import sha256_file
+
+
+def test_records_are_on_disk_before_the_run_ends(tmp_path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.append("queries", {"query": 0})
+        assert (tmp_path / "run" / "queries.jsonl").read_text() == '{"query":0}\n'
+        assert not (tmp_path / "run" / "manifest.json").exists()
+
+
+def test_manifest_is_last_and_checks_every_file(tmp_path) -> None:
+    with RunFolder(tmp_path / "run") as folder:
+        folder.write("plan.json", {"run_id": "x"})
+        folder.append("queries", {"query": 0})
+        folder.finish({"state": "complete"})
+        folder.append("queries", {"query": 1})  # a straggler is not this run's
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["schema_version"] == 1
+    assert manifest["counts"]["queries"] == 1
+    for name, digest in manifest["checksums"].items():
+        assert sha256_file(tmp_path / "run" / name) == digest
+    assert {"plan.json", "queries.jsonl"} <= set(manifest["checksums"])
+
+
+def test_a_run_folder_is_never_written_twice(tmp_path) -> None:
+    RunFolder(tmp_path / "run").close()
+    with pytest.raises(FileExistsError):
+        RunFolder(tmp_path / "run")
+
+
+def test_campaign_folders_do_not_collide_and_the_newest_is_found(tmp_path) -> None:
+    with pytest.raises(UserError, match="run one first"):
+        newest_campaign(tmp_path)
+    first, second = new_campaign(tmp_path, "x"), new_campaign(tmp_path, "x")
+    assert first != second
+    (second / "campaign.json").write_text("{}")
+    assert newest_campaign(tmp_path) == second
+
+
+def test_unwritable_results_are_the_callers_mistake(tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="choose --results"):
+        new_campaign(tmp_path / "file", "x")
+
+
+def record(split: str, head: int, network: int, up: int, **other) -> dict:
+    return {
+        "kind": "measured", "status": "ok", "split": split, "head_ns": head, "encode_ns": 10,
+        "decode_ns": 20, "tail_ns": 1000, "network_ns": network, "bytes_up": up,
+        "bytes_down": 1000, **other,
+    }  # fmt: skip
+
+
+def test_profile_is_medians_of_good_queries() -> None:
+    # 100 full segments at 12 Mbit/s take 95 ms beyond the burst; what is left is the base.
+    rows = [record("3", head, 95_000_000 + 700_000, 144_800) for head in (100, 300, 200)]
+    rows += [record("3", 10**9, 10**9, 144_800, kind="warmup")]
+    rows += [record("3", 10**9, 10**9, 144_800, status="fallback")]
+    rows += [record("local", 5000, 0, 0)]
+    made = profile_from_records(
+        rows, candidates=("3", "local"), up_bps=12_000_000, down_bps=40_000_000
+    )
+    assert made["base_network_ns"] == 700_000
+    assert made["candidates"]["3"]["head_ns"] == 200
+    assert made["candidates"]["3"]["n"] == 3
+    assert made["candidates"]["local"]["head_ns"] == 5000
+
+
+def test_profile_names_a_candidate_that_failed() -> None:
+    with pytest.raises(TestbedError, match="candidate 5 has no successful query"):
+        profile_from_records([], candidates=("5",), up_bps=1, down_bps=1)
+
+
+@pytest.mark.parametrize(
+    ("done", "told"),
+    [
+        ({"link": {"late_p99_ns": 11_000_000}}, "late"),
+        ({"device": {"steal_share": 0.2}}, "neighbours"),
+        ({"device": {"queries": 50, "fallbacks": 3}}, "3 of 50"),
+    ],
+)
+def test_a_doubt_is_told_with_its_reason(done, told) -> None:
+    validity, reasons = judge(done, 100_000_000, ["link"])
+    assert validity == "degraded"
+    assert told in reasons[0]
+
+
+def test_a_quiet_run_is_valid() -> None:
+    done = {
+        "link": {"late_p99_ns": 1_000_000},
+        "device": {"steal_share": 0.01, "queries": 100, "fallbacks": 0},
+    }
+    assert judge(done, 100_000_000, ["link"]) == ("valid", [])
+
+
+def test_every_hosts_outcome_is_kept() -> None:
+    def fail() -> None:
+        raise TestbedError("down")
+
+    assert each("x", {"a": lambda: 1, "b": lambda: 2}) == {"a": 1, "b": 2}
+    with pytest.raises(TestbedError, match="^down$"):
+        each("x", {"a": lambda: None, "b": fail})
+    with pytest.raises(GroupError) as caught:
+        each("connect", {"a": lambda: None, "b": fail, "c": fail})
+    assert str(caught.value) == "connect: a: ok; b: down; c: down"
