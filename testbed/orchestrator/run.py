@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from testbed.errors import TestbedError
-from testbed.orchestrator.parallel import each
+from testbed.hosts.connection import each
 from testbed.orchestrator.plan import PlannedRun, schedule_json
-from testbed.orchestrator.session import Session
+from testbed.orchestrator.session import OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.orchestrator.validity import judge
 from testbed.traces.trace import Schedule
@@ -34,7 +34,11 @@ class Conditions:
 
 
 def execute(
-    session: Session, planned: PlannedRun, conditions: Conditions, folder: RunFolder
+    session: Session,
+    planned: PlannedRun,
+    conditions: Conditions,
+    folder: RunFolder,
+    on_record: OnRecord,
 ) -> dict[str, Any]:
     """Run it and finish its folder; returns the manifest.
 
@@ -42,7 +46,12 @@ def execute(
     manifest says ``failed`` or ``interrupted``; an interrupt is then raised again.
     """
     run = _Run(session, planned, conditions, folder)
-    session.on_record = lambda role, file, record: folder.append(file, record)
+
+    def keep(role: str, file: str, record: dict[str, Any]) -> None:
+        folder.append(file, record)
+        on_record(role, file, record)
+
+    session.on_record = keep
     state, reasons, caught = "complete", [], None
     try:
         run.measure()
@@ -81,7 +90,7 @@ class _Run:
     def measure(self) -> None:
         roles, run_id = self.session.roles, self.planned.run_id
         self._start("server", {"token": self.token})
-        roles["server"].send("go")
+        roles["server"].send({"type": "go"})
         for name, sides in self.session.link_roles.items():
             wanted = {s: schedule_json(self.conditions.schedules[s]) for s in sides}
             self._start(name, {"schedules": wanted})
@@ -90,11 +99,11 @@ class _Run:
             self._start("load", steps)
         self._start("device", self._device_start())
         for name in self.session.link_roles:
-            went = roles[name].request("go", {}, "went", timeout_s=_STOP_TIMEOUT_S)
+            went = roles[name].request({"type": "go"}, "went", timeout_s=_STOP_TIMEOUT_S)
             self.t0_ns[name] = went["t0_ns"]
         if self.conditions.steps:
-            roles["load"].send("go")
-        roles["device"].send("go")
+            roles["load"].send({"type": "go"})
+        roles["device"].send({"type": "go"})
         bound_s = (self.planned.duration_ns + self.session.experiment.run.timeout) / 1e9
         self.done["device"] = roles["device"].wait("done", timeout_s=bound_s + _STOP_TIMEOUT_S)
         self.t0_ns["device"] = self.done["device"]["t0_ns"]
@@ -103,9 +112,9 @@ class _Run:
             raise TestbedError(f"{run_id}: the device measured no query in the run's duration")
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
-        message = {"run_id": self.planned.run_id, **message}
+        message = {"type": "start", "run_id": self.planned.run_id, **message}
         self.started.append(name)
-        self.session.roles[name].request("start", message, "started", timeout_s=_START_TIMEOUT_S)
+        self.session.roles[name].request(message, "started", timeout_s=_START_TIMEOUT_S)
 
     def _device_start(self) -> dict[str, Any]:
         experiment = self.session.experiment
@@ -131,7 +140,7 @@ class _Run:
 
         def stop_one(name: str) -> dict[str, Any]:
             role = self.session.roles[name]
-            role.send("stop")
+            role.stop()
             return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
 
         # The device first: what it still sends must find a server.
@@ -184,15 +193,15 @@ def verify(session: Session) -> dict[str, Any]:
     """
     token = secrets.token_hex(16)
     server, device = session.roles["server"], session.roles["device"]
-    server.request(
-        "start", {"run_id": "verify", "token": token}, "started", timeout_s=_START_TIMEOUT_S
-    )
-    server.send("go")
-    message = {"server": server_endpoint(session, token), "congestion_control": None}
+    start = {"type": "start", "run_id": "verify", "token": token}
+    server.request(start, "started", timeout_s=_START_TIMEOUT_S)
+    server.send({"type": "go"})
+    endpoint = server_endpoint(session, token)
+    message = {"type": "verify", "server": endpoint, "congestion_control": None}
     try:
-        found = device.request("verify", message, "verified", timeout_s=_START_TIMEOUT_S)["splits"]
+        found = device.request(message, "verified", timeout_s=_START_TIMEOUT_S)["splits"]
     finally:
-        server.send("stop")
+        server.stop()
         server.wait("done", timeout_s=_STOP_TIMEOUT_S)
     exact = session.experiment.encoding.features == "float32"
     wrong = [
@@ -207,8 +216,3 @@ def verify(session: Session) -> dict[str, Any]:
             "do the hosts have the same torch?"
         )
     return dict(found)
-
-
-def rename(planned: PlannedRun, run_id: str) -> PlannedRun:
-    """The same run under another name (the profile's run)."""
-    return replace(planned, run_id=run_id)

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from testbed.config import Experiment, Host, Inventory
+from testbed.config.inventory import RoleName
 from testbed.errors import UserError
 from testbed.hosts.clock import ClockOffset, measure_offset
-from testbed.hosts.connection import Connection, connect_all
+from testbed.hosts.connection import Connection, connect_all, each
 from testbed.hosts.deploy import deploy, send_artefact
-from testbed.hosts.environment import collect_environment
-from testbed.hosts.preflight import check_preflight
+from testbed.hosts.environment import read_environment
+from testbed.hosts.preflight import preflight, require
 from testbed.hosts.role import RoleProcess
 from testbed.lab.lab import Lab
 from testbed.model.cache import Prepared
-from testbed.orchestrator.parallel import each
 from testbed.orchestrator.plan import DIRECTIONS, Plan
 
-# A 100 MB archive over a slow management path, torch imported on a slow device: minutes at most.
-_HELLO_TIMEOUT_S = 180.0
+# Loading and cutting a large model on a slow device: minutes at most.
 _SETUP_TIMEOUT_S = 300.0
 
 OnRecord = Callable[[str, str, dict[str, Any]], None]
@@ -57,9 +57,9 @@ class Session(AbstractContextManager["Session"]):
         self.lab: Lab | None = None
         self.connections: dict[str, Connection] = {}
         self.roles: dict[str, RoleProcess] = {}
-        self.hello: dict[str, dict[str, Any]] = {}
         self.ready: dict[str, dict[str, Any]] = {}
         self.limits: dict[str, str | None] = {}
+        self.environment: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Session:
         try:
@@ -85,11 +85,12 @@ class Session(AbstractContextManager["Session"]):
             self.limits = dict(self.lab.limits)
         self._stage("hosts: connect and check")
         self.connections = self._stack.enter_context(connect_all(self.inventory.hosts))
-        check_preflight(self.connections, self.inventory)
-        self._stage("hosts: deploy")
+        require(preflight(self.connections, self.prepared.torch))
+        self._stage("hosts: deploy and start roles")
         self._start_roles()
         self._stage("roles: set up link, model, split equals whole on each host")
         self._set_up_roles()
+        self.environment = self.environments()
 
     @property
     def link_roles(self) -> dict[str, tuple[str, ...]]:
@@ -115,23 +116,32 @@ class Session(AbstractContextManager["Session"]):
 
     def _start_roles(self) -> None:
         names = ["device", "server", *self.link_roles, *(["load"] if self.needs_load else [])]
-        self.roles = each("start roles", {name: partial(self._start_role, name) for name in names})
-        self.hello = {name: role.hello for name, role in self.roles.items()}
+        kinds = {name: self._kind(name) for name in names}
+        on_host = {
+            host: {kinds[name] for name in names if self.host_of(name) == host}
+            for host in {self.host_of(name) for name in names}
+        }
+        deployed = each(
+            "deploy",
+            {h: partial(deploy, self.connections[h], roles) for h, roles in on_host.items()},
+        )
+        work = {n: partial(self._start_role, n, deployed[self.host_of(n)]) for n in names}
+        self.roles = each("start roles", work)
 
-    def _start_role(self, name: str) -> RoleProcess:
-        host = self.inventory.hosts[self.host_of(name)]
-        kind = "link" if name.startswith("link") else name
-        connection = self.connections[self.host_of(name)]
+    @staticmethod
+    def _kind(name: str) -> RoleName:
+        return "link" if name.startswith("link") else name  # type: ignore[return-value]
+
+    def _start_role(self, name: str, deployed: str) -> RoleProcess:
+        host = self.host_of(name)
+        kind = self._kind(name)
         role = RoleProcess.start(
-            connection,
+            self.connections[host],
             kind,
-            deploy(connection, kind),
-            environment=host.environment,
-            threads=host.threads,
-            sudo=host.sudo and kind == "link",
+            deployed,
             log=self.folder / "logs" / f"{name}.log",
             on_record=lambda role, file, record: self.on_record(role, file, record),
-            hello_timeout_s=_HELLO_TIMEOUT_S,
+            sudo=self.inventory.hosts[host].sudo and kind == "link",
         )
         self._stack.callback(role.close)
         return role
@@ -156,7 +166,8 @@ class Session(AbstractContextManager["Session"]):
                 self.prepared.archive_sha256,
             )
             message = {**message, "archive": path}
-        return self.roles[name].request("setup", message, "ready", timeout_s=_SETUP_TIMEOUT_S)
+        message = {"type": "setup", **message}
+        return self.roles[name].request(message, "ready", timeout_s=_SETUP_TIMEOUT_S)
 
     def _setup(self, name: str) -> dict[str, Any]:
         host = self.inventory.hosts[self.host_of(name)]
@@ -207,18 +218,27 @@ class Session(AbstractContextManager["Session"]):
         return each("clocks", {host: partial(measure_offset, role) for host, role in roles.items()})
 
     def environments(self) -> dict[str, dict[str, Any]]:
-        """What every host is, and the state it is in now."""
-        found = each(
+        """What every host is, and the state it is in now, with its roles' greetings."""
+        read = each(
             "environment",
-            {h: partial(collect_environment, c) for h, c in self.connections.items()},
+            {h: partial(read_environment, c) for h, c in self.connections.items()},
         )
-        for name in self.roles:
-            found[self.host_of(name)].setdefault("roles", {})[name] = self.hello[name]
-        for host, reason in self.limits.items():
-            spec = self.inventory.hosts[host]
+        found: dict[str, dict[str, Any]] = {host: asdict(e) for host, e in read.items()}
+        for name, role in self.roles.items():
+            found[self.host_of(name)].setdefault("roles", {})[name] = role.hello
+        for host, spec in self.inventory.hosts.items():
             found[host]["cpu_limit"] = {
                 "cpus": spec.cpus,
                 "cpuset": spec.cpuset,
-                "not_applied": reason,
+                "not_applied": self.limits.get(host),
             }
         return found
+
+    def restore_link(self) -> dict[str, Any]:
+        """Put every shaped interface back as it was found; what is there then, by link role."""
+        names = {n: partial(self._restore, n) for n in self.link_roles}
+        return each("restore link", names)
+
+    def _restore(self, name: str) -> Any:
+        message = {"type": "restore"}
+        return self.roles[name].request(message, "restored", timeout_s=_SETUP_TIMEOUT_S)["after"]

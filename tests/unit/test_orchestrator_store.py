@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from testbed.errors import GroupError, TestbedError, UserError
-from testbed.orchestrator.parallel import each
+from testbed.errors import TestbedError, UserError
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.store import RunFolder, new_campaign, newest_campaign
 from testbed.orchestrator.validity import judge
@@ -104,15 +103,3 @@ def test_a_quiet_run_is_valid() -> None:
         "device": {"steal_share": 0.01, "queries": 100, "fallbacks": 0},
     }
     assert judge(done, 100_000_000, ["link"]) == ("valid", [])
-
-
-def test_every_hosts_outcome_is_kept() -> None:
-    def fail() -> None:
-        raise TestbedError("down")
-
-    assert each("x", {"a": lambda: 1, "b": lambda: 2}) == {"a": 1, "b": 2}
-    with pytest.raises(TestbedError, match="^down$"):
-        each("x", {"a": lambda: None, "b": fail})
-    with pytest.raises(GroupError) as caught:
-        each("connect", {"a": lambda: None, "b": fail, "c": fail})
-    assert str(caught.value) == "connect: a: ok; b: down; c: down"
