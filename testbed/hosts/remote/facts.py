@@ -1,0 +1,187 @@
+"""What a host is: printed as one JSON line. Runs on any Python 3.7, so that 3.10 can be asked for.
+
+``facts.py '{"pid": 123, "sudo": true}'``: the process whose cgroup limits are wanted, and whether
+to try ``sudo``; both optional.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import Any
+
+SIOCGIFCONF = 0x8912  # linux/sockios.h: all IPv4 addresses with their interfaces
+IFREQ_BYTES = 40 if sys.maxsize > 2**32 else 32
+COMMAND_TIMEOUT_S = 10
+SYSCTLS = (
+    "net.core.rmem_max",
+    "net.core.wmem_max",
+    "net.core.default_qdisc",
+    "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_available_congestion_control",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_no_metrics_save",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_timestamps",
+    "net.ipv4.ip_forward",
+)
+
+
+def read(path: str) -> str | None:
+    """The file's text, or None where the kernel has no such file."""
+    try:
+        with open(path) as stream:
+            return stream.read().strip()
+    except OSError:
+        return None
+
+
+def search(pattern: str, text: str | None) -> str | None:
+    """The pattern's first group in the text."""
+    match = re.search(pattern, text or "", re.MULTILINE)
+    return match.group(1).strip() if match else None
+
+
+def command(*argv: str) -> str | None:
+    """Output of a command, or None where it is missing or fails."""
+    try:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+
+
+def version_of(package: str) -> str | None:
+    """Installed version, without importing the package (torch takes seconds)."""
+    try:
+        from importlib import metadata
+
+        return metadata.version(package)
+    except ImportError:  # PackageNotFoundError is one; Python 3.7 has no importlib.metadata
+        return None
+
+
+def processor() -> dict[str, Any]:
+    """Model, count, governor and frequency of the CPU, and its ticks since boot."""
+    info = read("/proc/cpuinfo")
+    policy = "/sys/devices/system/cpu/cpu0/cpufreq/"
+    khz = read(policy + "scaling_cur_freq")
+    mhz = search(r"^cpu MHz\s*:\s*([0-9.]+)", info)
+    board = (read("/proc/device-tree/model") or "").rstrip("\0")
+    frequency_hz = int(khz) * 1000 if khz else round(float(mhz) * 1e6) if mhz else None
+    # user nice system idle iowait irq softirq steal; guest time is in user already
+    ticks = [int(word) for word in (read("/proc/stat") or "").split("\n")[0].split()[1:9]]
+    return {
+        "cpu_model": search(r"^(?:model name|Model)\s*:\s*(.+)$", info) or board or None,
+        "cpu_count": os.cpu_count(),
+        "governor": read(policy + "scaling_governor"),
+        "frequency_hz": frequency_hz,
+        "steal_ticks": ticks[7],
+        "total_ticks": sum(ticks),
+        "load_average": list(os.getloadavg()),
+    }
+
+
+def memory() -> dict[str, Any]:
+    """Bytes of memory, in all and available."""
+    info = read("/proc/meminfo")
+    fields = {"memory_bytes": "MemTotal", "memory_available_bytes": "MemAvailable"}
+    kib = {name: search(rf"^{key}:\s*(\d+)", info) for name, key in fields.items()}
+    return {name: int(value) * 1024 if value else None for name, value in kib.items()}
+
+
+def cgroup(pid: int | None) -> dict[str, str]:
+    """CPU limits in force for the process, by file name; version 1 and 2 of the interface."""
+    limits = {}
+    memberships = read(f"/proc/{pid}/cgroup") if pid is not None else None
+    for line in (memberships or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        for folder in controllers.split(",") if controllers else ("",):
+            for name in ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpuset.cpus"):
+                value = read(os.path.join("/sys/fs/cgroup", folder, path.lstrip("/"), name))
+                if value:
+                    limits[name] = value
+    return limits
+
+
+def interfaces() -> dict[str, list[str]]:
+    """Addresses of each interface, IPv4 from the kernel's list and IPv6 from /proc."""
+    found = {name: [] for _, name in socket.if_nameindex()}  # type: dict[str, list[str]]
+    buffer = array.array("B", bytes(IFREQ_BYTES * 256))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        request = struct.pack("iP", len(buffer), buffer.buffer_info()[0])
+        filled_bytes, _ = struct.unpack("iP", fcntl.ioctl(sock, SIOCGIFCONF, request))
+    for start in range(0, filled_bytes, IFREQ_BYTES):
+        name = bytes(buffer[start : start + 16]).split(b"\0")[0].decode().split(":")[0]
+        found.setdefault(name, []).append(socket.inet_ntoa(bytes(buffer[start + 20 : start + 24])))
+    for line in (read("/proc/net/if_inet6") or "").split("\n"):
+        if line:
+            digits, *_, name = line.split()
+            packed = bytes.fromhex(digits)
+            found.setdefault(name, []).append(socket.inet_ntop(socket.AF_INET6, packed))
+    return found
+
+
+def ssh_interfaces(addresses: dict[str, list[str]]) -> list[str]:
+    """Interfaces on which this SSH session comes in, and on which the kernel answers it."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    if len(words) != 4:
+        return []
+    client, port, ours = words[0], int(words[1]), {words[2]}
+    family = socket.AF_INET6 if ":" in client else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((client, port))  # sends nothing: asks the kernel for the route
+        ours.add(sock.getsockname()[0])
+    return sorted(name for name, own in addresses.items() if ours & set(own))
+
+
+def free_bytes() -> int:
+    """Free disk where the cache folder is or will be."""
+    path = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return shutil.disk_usage(path).free
+
+
+def facts(pid: int | None = None, sudo: bool = False) -> dict[str, Any]:
+    """Everything about the host that a reader of its results would ask."""
+    addresses = interfaces()
+    known = {name: read("/proc/sys/" + name.replace(".", "/")) for name in SYSCTLS}
+    gpus = command("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    return dict(
+        processor(),
+        **memory(),
+        hostname=platform.node(),
+        boot_id=read("/proc/sys/kernel/random/boot_id"),
+        machine=platform.machine(),
+        kernel=platform.release(),
+        os=(search(r'^PRETTY_NAME="?([^"\n]+)', read("/etc/os-release"))),
+        python=platform.python_version(),
+        torch=version_of("torch"),
+        sysctls={name: value for name, value in known.items() if value is not None},
+        cgroup=cgroup(pid),
+        gpus=gpus.split("\n") if gpus else [],
+        interfaces=addresses,
+        ssh_interfaces=ssh_interfaces(addresses),
+        disk_free_bytes=free_bytes(),
+        root=os.geteuid() == 0,
+        sudo=command("sudo", "-n", "true") is not None if sudo else None,
+        t_ns=time.monotonic_ns(),
+    )
+
+
+if __name__ == "__main__":
+    print(json.dumps(facts(**json.loads(sys.argv[1]))))
