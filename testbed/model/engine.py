@@ -1,0 +1,108 @@
+"""Heads and tails of one archive, built once and ready to run. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, fx
+from torch.export.passes import move_to_device_pass
+
+from testbed.errors import UserError
+from testbed.model.archive import load_archive
+from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
+from testbed.model.table import LOCAL, OFFLOAD, SplitTable
+
+
+class Engine:
+    """Runs the head or the tail of any candidate, all on one set of weights.
+
+    Args:
+        archive: the model archive on this host, whose hash must be ``archive_sha256``.
+        table: the split table made from that archive.
+        candidates: split points to be ready for.
+        batch: images a query; every tensor has exactly that many.
+        threads: torch's intra-op threads in this process.
+        accelerator: ``cpu`` or ``cuda``.
+
+    Raises TestbedError for an archive that is missing, altered or unreadable here, and UserError
+    for an unknown split or an accelerator that this host's torch does not have.
+    """
+
+    def __init__(
+        self,
+        archive: Path,
+        archive_sha256: str,
+        table: SplitTable,
+        candidates: Sequence[str],
+        *,
+        batch: int,
+        threads: int = 1,
+        accelerator: str = "cpu",
+    ) -> None:
+        if accelerator == "cuda" and not torch.cuda.is_available():
+            raise UserError(
+                f"accelerator: torch {torch.__version__} on this host has no CUDA device; "
+                "use accelerator: cpu"
+            )
+        torch.set_num_threads(threads)
+        self.table = table
+        self.candidates = tuple(table[split].split for split in candidates)
+        self.batch = batch
+        self._device = torch.device(accelerator)
+        program = load_archive(archive, archive_sha256)
+        if self._device.type != "cpu":
+            program = move_to_device_pass(program, self._device)
+        module = flat_module(program, batch)
+        self._whole = cut_whole(module)
+        inner = {s: table[s].nodes[0] for s in self.candidates if s not in (LOCAL, OFFLOAD)}
+        self._heads = {split: cut_head(module, node) for split, node in inner.items()}
+        self._tails = {split: cut_tail(module, node) for split, node in inner.items()}
+
+    def head(self, split: str, x: Tensor) -> Tensor:
+        """What crosses for a split, of uint8 pixels ``(N, 3, H, W)``; ``x`` is left as it was.
+
+        ``offload`` gives ``x`` itself; ``local`` gives the logits; a split gives its
+        intermediate float32 tensor, on the accelerator, finished.
+        """
+        if split == OFFLOAD:
+            return x
+        if split == LOCAL:
+            return self.whole(x)
+        return self._run(self._heads[split], x)
+
+    def tail(self, split: str, received: Tensor) -> Tensor:
+        """Logits ``(N, outputs)``, float32 on the CPU, of what crossed.
+
+        Owns ``received`` and may overwrite it. ``local`` has no tail: KeyError.
+        """
+        if split == OFFLOAD:
+            return self.whole(received)
+        return self._run(self._tails[split], received).cpu()
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Logits ``(N, outputs)``, float32 on the CPU, of uint8 pixels ``(N, 3, H, W)``."""
+        return self._run(self._whole, x).cpu()
+
+    def _run(self, module: fx.GraphModule, x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            result: Tensor = module(x.to(self._device))
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+            return result
+
+    def check(self, x: Tensor) -> dict[str, bool]:
+        """Whether each candidate's ``tail(head(x))`` equals ``whole(x)`` bit for bit, twice.
+
+        The second pass on the same pixels finds a head that overwrote them; the copy in between
+        is contiguous, as what comes off the wire.
+        """
+        expected = self.whole(x)
+        verdict = dict.fromkeys(self.candidates, True)
+        for _ in range(2):
+            for split in self.candidates:
+                crossing = self.head(split, x).clone(memory_format=torch.contiguous_format)
+                logits = crossing if split == LOCAL else self.tail(split, crossing)
+                verdict[split] &= torch.equal(logits, expected)
+        return verdict
