@@ -1,0 +1,120 @@
+"""The agent on the device: estimates, decides, and keeps the rate estimate fresh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from testbed.errors import UserError
+from testbed.model.table import LOCAL
+from testbed.policy.estimators import LoadEstimator, RateEstimator
+from testbed.policy.latency import Candidate, predict_ns
+from testbed.policy.policies import Outcome, Policy, State
+
+
+@dataclass(frozen=True)
+class ProbeRule:
+    """Uplink probes of ``bytes``, one an interval without rate samples, within a byte budget."""
+
+    bytes: int
+    interval_ns: int
+    budget_bytes: int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A split with the estimates behind it; ``predicted_ns`` is None without profile or rate.
+
+    ``settling`` marks a query that is a warm-up by the policy's own account.
+    """
+
+    split: str
+    rate_bps: int | None
+    load: float
+    predicted_ns: int | None
+    settling: bool
+
+
+class Agent:
+    """One run's policy with its estimators; a new run takes a new agent.
+
+    ``candidates`` is empty where there is no profile yet; a policy that uses the rate then
+    raises UserError. All times are one clock's, given by the caller.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        candidates: tuple[Candidate, ...],
+        base_network_ns: int,
+        probe: ProbeRule | None,
+    ) -> None:
+        if policy.uses_rate and not candidates:
+            raise UserError("policy dynamic: needs a profile, got none; profile the model first")
+        self._policy = policy
+        self._candidates = candidates
+        self._by_split = {candidate.split: candidate for candidate in candidates}
+        self._base_network_ns = base_network_ns
+        self._probe = probe if policy.uses_rate else None
+        self._probed_ns: int | None = None
+        self._probed_bytes = 0
+        self._rate = RateEstimator()
+        self._load = LoadEstimator()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the policy has no more queries to ask for (only ``cycle`` ever has)."""
+        return self._policy.finished
+
+    def decide(self, now_ns: int) -> Decision:
+        """The split of the query that begins now."""
+        rate_bps = self._rate.rate_bps
+        load = self._load.load(now_ns)
+        state = State(
+            now_ns,
+            self._candidates,
+            rate_bps,
+            self._rate.age_ns(now_ns),
+            load,
+            self._base_network_ns,
+        )
+        split = self._policy.decide(state)
+        return Decision(
+            split, rate_bps, load, self._predict_ns(split, rate_bps, load), self._policy.settling
+        )
+
+    def _predict_ns(self, split: str, rate_bps: int | None, load: float) -> int | None:
+        candidate = self._by_split.get(split)
+        if candidate is None or (rate_bps is None and split != LOCAL):
+            return None
+        return predict_ns(
+            candidate, rate_bps=rate_bps or 1, base_network_ns=self._base_network_ns, load=load
+        )
+
+    def observe(self, outcome: Outcome) -> None:
+        """Feed the estimators and the policy with a query or probe that ended."""
+        if outcome.status == "ok":
+            if outcome.span_bytes is not None and outcome.span_ns is not None:
+                self._rate.add(outcome.now_ns, outcome.span_bytes, outcome.span_ns)
+            candidate = self._by_split.get(outcome.split)
+            # A warm-up's tail is slow for reasons of its own, and a probe has none.
+            if candidate is not None and outcome.split != LOCAL and outcome.kind == "measured":
+                self._load.add(outcome.now_ns, outcome.tail_ns, candidate.tail_ns)
+        self._policy.observe(outcome)
+
+    def probe_due(self, now_ns: int) -> bool:
+        """Whether to send a probe before the next query.
+
+        Due when neither a rate sample nor a probe came within the interval (at once where there
+        was none yet), while the budget holds out; never for a policy that ignores the rate.
+        """
+        rule = self._probe
+        if rule is None or self._probed_bytes + rule.bytes > rule.budget_bytes:
+            return False
+        ages_ns = [self._rate.age_ns(now_ns)]
+        ages_ns.append(None if self._probed_ns is None else now_ns - self._probed_ns)
+        return all(age_ns is None or age_ns >= rule.interval_ns for age_ns in ages_ns)
+
+    def probe_sent(self, now_ns: int, bytes_sent: int) -> None:
+        """Charge a probe to the budget, whether or not an estimate comes of it."""
+        self._probed_ns = now_ns
+        self._probed_bytes += bytes_sent

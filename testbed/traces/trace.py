@@ -1,0 +1,133 @@
+"""The canonical bandwidth trace and the schedule of rates made from it. Standard library only."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from testbed.errors import UserError
+from testbed.framing import MTU_BYTES
+
+SECOND_NS = 10**9
+End = Literal["loop", "hold", "stop"]
+
+
+@dataclass(frozen=True)
+class BandwidthTrace:
+    """What a link offers over time, piecewise constant from 0 to an explicit end.
+
+    ``up_bps[i]`` and ``down_bps[i]`` hold from ``t_ns[i]`` to the next time (the last one to
+    ``duration_ns``); rates count IP bytes, and 0 is an outage. A direction that was not recorded
+    is None: it is never guessed from the other one.
+
+    Raises UserError for times or rates that make no trace.
+    """
+
+    t_ns: tuple[int, ...]
+    up_bps: tuple[int, ...] | None
+    down_bps: tuple[int, ...] | None
+    duration_ns: int
+    source: str
+
+    def __post_init__(self) -> None:
+        fault = self._fault()
+        if fault is not None:
+            raise UserError(f"trace {self.source}: {fault}")
+
+    def _fault(self) -> str | None:
+        if not self.t_ns or self.t_ns[0] != 0:
+            return f"expected times from 0 on, got {self.t_ns[:1] or 'none'}; shift them"
+        for before, after in zip(self.t_ns, (*self.t_ns[1:], self.duration_ns), strict=True):
+            if after <= before:
+                return f"expected rising times and a later end, got {after} after {before} ns"
+        if self.up_bps is None and self.down_bps is None:
+            return "expected rates of at least one direction, got none"
+        for name, rates in (("up", self.up_bps), ("down", self.down_bps)):
+            if rates is not None and (len(rates) != len(self.t_ns) or min(rates) < 0):
+                return f"{name}: expected {len(self.t_ns)} rates of 0 or more, one a time"
+        return None
+
+    def direction(self, name: str) -> tuple[int, ...]:
+        """Rates of ``up`` or ``down``; raises UserError where the trace does not have it."""
+        rates = {"up": self.up_bps, "down": self.down_bps}.get(name)
+        if rates is None:
+            has = [n for n, r in (("up", self.up_bps), ("down", self.down_bps)) if r is not None]
+            raise UserError(
+                f"trace {self.source}: no direction {name!r}; it has {' and '.join(has)}: "
+                f"say 'direction: {has[0]}' if that is what you mean, or use another trace"
+            )
+        return rates
+
+    def spans(self, direction: str) -> Iterator[tuple[int, int, int]]:
+        """Each step of a direction as ``(start_ns, end_ns, rate_bps)``."""
+        ends = (*self.t_ns[1:], self.duration_ns)
+        return zip(self.t_ns, ends, self.direction(direction), strict=True)
+
+    def means(self, direction: str, step_ns: int) -> tuple[int, ...]:
+        """Time-weighted mean rate of each bin of ``step_ns``; the last bin may be shorter."""
+        if step_ns <= 0:
+            raise UserError(f"trace {self.source}: step: expected more than 0 ns, got {step_ns}")
+        bits_ns = [0] * -(-self.duration_ns // step_ns)  # bit/s times ns, exact in integers
+        for start, end, rate in self.spans(direction):
+            while start < end:
+                bin_index = start // step_ns
+                cut = min(end, (bin_index + 1) * step_ns)
+                bits_ns[bin_index] += rate * (cut - start)
+                start = cut
+        return tuple(
+            round(total / min(step_ns, self.duration_ns - i * step_ns))
+            for i, total in enumerate(bits_ns)
+        )
+
+    def schedule(
+        self, direction: str, step_ns: int, *, end: End = "loop", floor_bps: int | None = None
+    ) -> Schedule:
+        """One direction on a grid of ``step_ns``: bytes conserved, equal neighbours merged.
+
+        Rates below ``floor_bps`` are raised to it, and how long is told in the schedule. By
+        default the floor is one packet a step: HTB charges a packet in time at the old rate, so
+        that a step up from a lower rate would come into force later than the step after it.
+        """
+        rates = self.means(direction, step_ns)
+        if floor_bps is None:
+            floor_bps = -(-MTU_BYTES * 8 * SECOND_NS // step_ns)
+            if len(set(rates)) == 1 and rates[0] > 0:
+                floor_bps = min(floor_bps, rates[0])  # without changes there is no debt to bound
+        changes: list[tuple[int, int]] = []
+        floored_ns = 0
+        for i, rate in enumerate(rates):
+            if rate < floor_bps:
+                floored_ns += min(step_ns, self.duration_ns - i * step_ns)
+            rate = max(rate, floor_bps)
+            if not changes or changes[-1][1] != rate:
+                changes.append((i * step_ns, rate))
+        return Schedule(tuple(changes), self.duration_ns, end, floor_bps, floored_ns)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Planned changes ``(t_ns, rate_bps)`` of one direction, the first at 0, and what comes after.
+
+    ``floored_ns`` is how long the trace offered less than ``floor_bps`` and got ``floor_bps``.
+    """
+
+    changes: tuple[tuple[int, int], ...]
+    duration_ns: int
+    end: End
+    floor_bps: int
+    floored_ns: int
+
+    @classmethod
+    def constant(cls, rate_bps: int, end: End = "hold") -> Schedule:
+        """A rate that never changes."""
+        return cls(((0, rate_bps),), SECOND_NS, end, rate_bps, 0)
+
+    def rate_at(self, t_ns: int) -> int | None:
+        """The rate planned for a time since the start; None once a ``stop`` schedule is over."""
+        if t_ns >= self.duration_ns:
+            if self.end == "stop":
+                return None
+            t_ns = t_ns % self.duration_ns if self.end == "loop" else self.duration_ns - 1
+        return self.changes[bisect_right(self.changes, t_ns, key=lambda c: c[0]) - 1][1]
