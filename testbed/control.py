@@ -9,15 +9,21 @@ from __future__ import annotations
 import json
 import os
 import queue
+import select
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from typing import Any, BinaryIO, Protocol
 
 from testbed.errors import TestbedError, UserError
 
 PROTOCOL_VERSION = 1
+# The orchestrator says ``alive`` every few seconds. After a cut cable the host's sshd may not
+# notice for hours, so a role takes this much silence for the end of stdin.
+ALIVE_INTERVAL_S = 5.0
+SILENCE_TIMEOUT_S = 30.0
 Message = dict[str, Any]
 
 
@@ -38,15 +44,26 @@ class Control:
         self.closed = threading.Event()
         threading.Thread(target=self._read, name="control", daemon=True).start()
 
+    def _lines(self) -> Iterator[bytes]:
+        """Lines until end of stdin, or until silence that only a cut cable explains."""
+        rest = b""
+        while select.select([self._source], [], [], SILENCE_TIMEOUT_S)[0]:
+            block = os.read(self._source.fileno(), 1 << 16)
+            if not block:
+                return
+            *lines, rest = (rest + block).split(b"\n")
+            yield from lines
+        print(f"no word from the orchestrator for {SILENCE_TIMEOUT_S:g} s", file=sys.stderr)
+
     def _read(self) -> None:
-        for line in self._source:
+        for line in self._lines():
             message = json.loads(line)
             kind = message["type"]
             if kind == "clock":
                 self.send("clock", n=message["n"], t_ns=time.monotonic_ns())
             elif kind == "stop":
                 self.stopping.set()
-            else:
+            elif kind != "alive":
                 if kind == "start":
                     self.stopping.clear()
                 self._inbox.put(message)

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import paramiko
 
-from testbed.control import PROTOCOL_VERSION, Message
+from testbed.control import ALIVE_INTERVAL_S, PROTOCOL_VERSION, Message
 from testbed.errors import HostError, UserError
 from testbed.hosts.channel import BROKEN
 from testbed.hosts.connection import Connection
@@ -59,7 +59,10 @@ class RoleProcess:
             threading.Thread(target=target, name=f"{role} {target.__name__}", daemon=True)
             for target in (self._read_stdout, self._read_stderr)
         ]
-        for thread in self._threads:
+        self._sending = threading.Lock()
+        self._closing = threading.Event()
+        keep = threading.Thread(target=self._keep_alive, name=f"{role} alive", daemon=True)
+        for thread in (*self._threads, keep):
             thread.start()
 
     @classmethod
@@ -93,7 +96,8 @@ class RoleProcess:
         """Send one message; raises HostError when the role has ended."""
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
-            self._channel.sendall(line)
+            with self._sending:  # a long message goes in pieces; nothing may come between them
+                self._channel.sendall(line)
         except BROKEN as error:
             self._join(SIGNAL_TIMEOUT_S)
             raise HostError(self.host, self._epitaph()) from error
@@ -140,6 +144,7 @@ class RoleProcess:
         """End of stdin, a bounded wait, then TERM and KILL by pid; a second call does nothing."""
         if self._log.closed:
             return
+        self._closing.set()
         with suppress(*BROKEN):  # ended already
             self._channel.shutdown_write()
         if not self._join(CLOSE_TIMEOUT_S):
@@ -147,6 +152,13 @@ class RoleProcess:
         self._channel.close()
         self._join(SIGNAL_TIMEOUT_S)
         self._log.close()
+
+    def _keep_alive(self) -> None:
+        """Break the silence that a role takes for a cut cable."""
+        with suppress(*BROKEN):
+            while not self._closing.wait(ALIVE_INTERVAL_S):
+                with self._sending:
+                    self._channel.sendall(b'{"type":"alive"}\n')
 
     def _kill(self) -> None:
         if "pid" not in self.hello:

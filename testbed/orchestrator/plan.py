@@ -50,20 +50,6 @@ class Plan:
         return sum(run.duration_ns + _OVERHEAD_PER_RUN_NS for run in self.runs)
 
 
-def schedule_of(spec: DirectionSpec, side: str, trace: BandwidthTrace | None, **timing: Any) -> Any:
-    """The schedule of one direction: a constant, or its own direction of the trace."""
-    if trace is None:
-        assert spec.rate is not None
-        trace = BandwidthTrace(
-            t_ns=(0,),
-            up_bps=(spec.rate,),
-            down_bps=(spec.rate,),
-            duration_ns=10**9,
-            source="constant",
-        )
-    return trace.schedule(spec.direction or TRACE_DIRECTION[side], **timing)
-
-
 def make_schedules(
     experiment: Experiment, traces: Mapping[str, BandwidthTrace]
 ) -> dict[str, dict[str, Schedule]]:
@@ -73,8 +59,12 @@ def make_schedules(
         schedules[name] = {}
         for side in DIRECTIONS:
             spec: DirectionSpec = getattr(link, side)
-            trace = traces[str(spec.trace)] if spec.trace else None
-            schedules[name][side] = schedule_of(spec, side, trace, step_ns=link.step, end=link.end)
+            if spec.rate is not None:
+                schedules[name][side] = Schedule.constant(spec.rate)
+                continue
+            trace = traces[str(spec.trace)]
+            direction = spec.direction or TRACE_DIRECTION[side]
+            schedules[name][side] = trace.schedule(direction, link.step, end=link.end)
     return schedules
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from testbed.errors import TestbedError
@@ -144,9 +145,10 @@ class _Run:
             return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
 
         # The device first: what it still sends must find a server.
-        for name in ("device", *(n for n in self.started if n != "device")):
-            if name in self.started:
-                self.done.update(each("stop", {name: lambda name=name: stop_one(name)}))
+        if "device" in self.started:
+            self.done["device"] = stop_one("device")
+        others = [name for name in self.started if name != "device"]
+        self.done |= each("stop", {name: partial(stop_one, name) for name in others})
 
     def finish(self, state: str, reasons: list[str]) -> dict[str, Any]:
         session = self.session

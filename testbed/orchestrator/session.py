@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -85,7 +86,7 @@ class Session(AbstractContextManager["Session"]):
             self.limits = dict(self.lab.limits)
         self._stage("hosts: connect and check")
         self.connections = self._stack.enter_context(connect_all(self.inventory.hosts))
-        require(preflight(self.connections, self.prepared.torch))
+        require(preflight(self.connections, version("torch")))
         self._stage("hosts: deploy and start roles")
         self._start_roles()
         self._stage("roles: set up link, model, split equals whole on each host")
