@@ -1,0 +1,219 @@
+"""A lab brought up, its hosts filled into the inventory, and taken down again."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+from ipaddress import IPv4Network
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from testbed.config import Host, Inventory
+from testbed.config.inventory import DataPath, RouterPath
+from testbed.errors import HostError, UserError
+from testbed.lab import cgroup, journal, network, processes, sshd
+from testbed.lab.journal import Entry, Journal
+from testbed.lab.layout import (
+    DATA_LINK,
+    SSH_PORT,
+    TO_DEVICE,
+    TO_SERVER,
+    Layout,
+    check_id,
+    free_subnet,
+    plan_layout,
+)
+from testbed.lab.sshd import Listener, Tools
+from testbed.lab.teardown import down
+
+
+class Lab:
+    """A lab that is up; a context manager that takes it down.
+
+    Attributes:
+        inventory: the inventory given, with address, port, user, key, ``known_hosts``, python and
+            data path of every host filled in.
+        limits: host to the reason why it is not, or only partly, limited; None where it is.
+    """
+
+    def __init__(self, lab: Journal, inventory: Inventory, listeners: list[Listener]) -> None:
+        self.lab_id = lab.lab_id
+        self.run_dir = lab.run_dir
+        self.inventory = inventory
+        self.limits = {host: entry.limit for host, entry in lab.hosts.items()}
+        self._journal = lab
+        self._listeners = listeners
+        self._up = True
+
+    @classmethod
+    def up(cls, inventory: Inventory, *, lab_id: str | None = None) -> Lab:
+        """Make a lab and wait until every sshd answers; leaves nothing behind if it fails.
+
+        Raises UserError for what the caller can mend (not root, no sshd, an inventory that fits
+        no lab), HostError where an sshd does not come up.
+        """
+        lab_id = check_id(lab_id or secrets.token_hex(3))
+        tools = _check(inventory)
+        listeners: list[Listener] = []
+        with ExitStack() as undo:
+            with journal.locked():  # until the subnet chosen is seen to be in use
+                layout = plan_layout(lab_id, inventory, free_subnet(network.used_subnets()))
+                tree = cgroup.find_tree()
+                lab = _first_entry(layout, inventory, tree)
+                journal.create(lab)
+                undo.callback(_take_down, lab_id, listeners)
+                lab = _make(lab, layout, inventory, tree)
+            lab = _start(lab, layout, tools, listeners)
+            undo.pop_all()
+        return cls(lab, _filled(inventory, layout, lab.run_dir), listeners)
+
+    def limit(self, host: str, pids: Iterable[int]) -> str | None:
+        """Move processes of the host under its CPU limit, children to come included.
+
+        Returns None, or in one line why they are not, or only partly, limited. Raises HostError
+        for a process that is gone or is not the host's.
+        """
+        entry = self._journal.hosts[host]
+        own = processes.namespace_id(journal.NETNS_DIR / entry.namespace)
+        for pid in pids:
+            if processes.namespace_id(Path(f"/proc/{pid}/ns/net")) != own:
+                raise HostError(host, f"process {pid} is gone or not of this host: not limited")
+            try:
+                cgroup.move(tuple(map(Path, entry.cgroups)), pid)
+            except OSError as error:
+                return f"process {pid}: no limit, {error}"
+        return self.limits[host]
+
+    def down(self) -> None:
+        """Remove the lab and everything in it; does nothing the second time."""
+        if self._up:
+            _take_down(self.lab_id, self._listeners)
+            self._up = False
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.down()
+
+
+def status() -> list[dict[str, Any]]:
+    """Every lab there is, as JSON-able facts: hosts, addresses, listeners, limits."""
+    return [_describe(journal.read(lab_id)) for lab_id in journal.lab_ids()]
+
+
+def _describe(lab: Journal) -> dict[str, Any]:
+    return {
+        "lab_id": lab.lab_id,
+        "run_dir": str(lab.run_dir),
+        "subnet": lab.subnet,
+        "hosts": {
+            host: {
+                "namespace": entry.namespace,
+                "address": entry.address,
+                "port": entry.port,
+                "sshd_pid": entry.sshd[0] if entry.sshd else None,
+                "sshd_alive": bool(
+                    entry.sshd and processes.start_ticks(entry.sshd[0]) == entry.sshd[1]
+                ),
+                "limit": entry.limit,
+            }
+            for host, entry in lab.hosts.items()
+        },
+    }
+
+
+def _check(inventory: Inventory) -> Tools:
+    if inventory.lab != "local":
+        raise UserError("lab: the inventory is of real hosts; a virtual lab needs 'lab: local'")
+    if os.geteuid() != 0:
+        raise UserError("lab: namespaces need root; run the same command with sudo")
+    for name, host in inventory.hosts.items():
+        cgroup.check(f"hosts.{name}", host.cpus, host.cpuset)
+    plan_layout("check", inventory, IPv4Network("10.0.0.0/24"))
+    return sshd.find_tools()
+
+
+def _first_entry(layout: Layout, inventory: Inventory, tree: cgroup.Tree) -> Journal:
+    """The journal as it stands before anything is made: all that may come to exist."""
+    entries = {}
+    limited = False
+    for seat in layout.seats:
+        host = inventory.hosts[seat.host]
+        needs = host.cpus is not None or host.cpuset is not None
+        groups = tuple(map(str, tree.groups(seat.namespace))) if needs else ()
+        limited |= needs
+        address = str(seat.management.address.ip)
+        entries[seat.host] = Entry(seat.namespace, seat.outside_link, address, SSH_PORT, groups)
+    # What another lab switched on, the last lab to go switches off.
+    others = {c for lab_id in journal.lab_ids() for c in journal.read(lab_id).controllers}
+    controllers = others | set(tree.switched_off() if limited else ())
+    return Journal(layout.lab_id, str(layout.subnet), entries, tuple(sorted(controllers)))
+
+
+def _make(lab: Journal, layout: Layout, inventory: Inventory, tree: cgroup.Tree) -> Journal:
+    network.build(layout)
+    cgroup.switch(tree, "+", lab.controllers)
+    entries = {}
+    for name, entry in lab.hosts.items():
+        host = inventory.hosts[name]
+        limit = cgroup.make(tree, entry.namespace, host.cpus, host.cpuset)
+        entries[name] = replace(entry, limit=limit)
+    return replace(lab, hosts=entries)
+
+
+def _start(lab: Journal, layout: Layout, tools: Tools, listeners: list[Listener]) -> Journal:
+    sshd.make_files(tools, lab.run_dir, layout.seats)
+    entries = {}
+    for seat in layout.seats:
+        listeners.append(sshd.start(tools, lab.run_dir, seat))
+        pid = listeners[-1].process.pid
+        started = processes.start_ticks(pid)
+        known = None if started is None else (pid, started)  # None: it has ended already
+        entries[seat.host] = replace(lab.hosts[seat.host], sshd=known)
+    lab = replace(lab, hosts=entries)
+    journal.update(lab)
+    for listener in listeners:
+        sshd.wait_ready(listener)
+    network.prove(layout)
+    return lab
+
+
+def _take_down(lab_id: str, listeners: list[Listener]) -> None:
+    if lab_id in journal.lab_ids():
+        down(lab_id)
+    for listener in listeners:
+        listener.process.wait()
+
+
+def _filled(inventory: Inventory, layout: Layout, run_dir: Path) -> Inventory:
+    """The inventory as if its hosts were real: all that is needed to reach and use them."""
+    hosts: dict[str, Host] = {}
+    for seat in layout.seats:
+        host = inventory.hosts[seat.host]
+        place: dict[str, Any] = {
+            "address": str(seat.management.address.ip),
+            "port": SSH_PORT,
+            "user": "root",
+            "key": run_dir / "client_key",
+            "known_hosts": run_dir / "known_hosts",
+            "python": sys.executable,
+        }
+        if seat.host == layout.router:
+            place["router"] = RouterPath(to_device=TO_DEVICE, to_server=TO_SERVER)
+        else:
+            port = host.data.port if host.data else 0
+            address = layout.data(seat.host)
+            place["data"] = DataPath(interface=DATA_LINK, address=address, port=port)
+        hosts[seat.host] = host.model_copy(update=place)
+    return inventory.model_copy(update={"hosts": hosts})

@@ -1,0 +1,175 @@
+"""Namespaces, veth pairs, addresses and routes, by netlink alone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from ipaddress import IPv4Interface, IPv4Network
+from pathlib import Path
+from typing import TypeVar
+
+from pyroute2 import IPRoute, netns
+
+from testbed.errors import HostError
+from testbed.lab.journal import NETNS_DIR
+from testbed.lab.layout import End, Layout, Seat, namespace_of, used_networks
+
+_CLONE_NEWNET = 0x40000000  # sched.h; os.unshare is younger than the oldest Python in use
+_DISCARD_PORT = 9  # nothing listens on it in a fresh namespace
+_PATH_S, _TRY_S = 10.0, 0.02
+Result = TypeVar("Result")
+
+# Of each namespace. TCP must not carry what it learnt of one run's link into the next run.
+_SYSCTLS = {
+    "ipv4/conf/all/rp_filter": "0",
+    "ipv4/conf/default/rp_filter": "0",
+    "ipv4/tcp_no_metrics_save": "1",
+    "ipv6/conf/all/disable_ipv6": "1",
+    "ipv6/conf/default/disable_ipv6": "1",
+}
+
+
+def in_namespace(name: str, work: Callable[[], Result]) -> Result:
+    """Run ``work`` in a thread inside the namespace; what it starts lives there too.
+
+    A namespace belongs to a thread, so the caller's own stays as it is. Raises OSError if there
+    is no such namespace, and whatever ``work`` raises.
+    """
+
+    def enter() -> Result:
+        netns.setns(name, flags=0)  # the default flags would make a namespace of a mistyped name
+        return work()
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(enter).result()
+
+
+def used_subnets() -> list[IPv4Network]:
+    """Networks that the caller's namespace has an address in or a route to."""
+    with IPRoute() as ip:
+        addresses = [
+            (address.get("address"), address["prefixlen"])
+            for address in ip.get_addr(family=socket.AF_INET)
+        ]
+        routes = [
+            (route.get("dst"), route["dst_len"])
+            for route in ip.get_routes(family=socket.AF_INET)
+            if route.get("dst")
+        ]
+    return list(used_networks(addresses + routes))
+
+
+def build(layout: Layout) -> None:
+    """Make the whole network of a layout: links up, addresses set, the router forwarding."""
+    router = next((seat.namespace for seat in layout.seats if seat.host == layout.router), None)
+    for seat in layout.seats:
+        create(seat.namespace)
+        in_namespace(seat.namespace, partial(_settle, seat.namespace == router))
+    with IPRoute() as ip:
+        for seat in layout.seats:
+            _join(ip, seat.outside_link, seat.management)
+            _bring_up(ip, seat.outside_link, seat.outside)
+    for left, right in layout.segments:
+        in_namespace(left.namespace, partial(_segment, left, right))
+    for seat in layout.seats:
+        in_namespace(seat.namespace, partial(_configure, layout, seat))
+
+
+def create(name: str) -> None:
+    """Make a named namespace from a thread: pyroute2's own way forks a threaded process."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def unshare() -> None:
+        if libc.unshare(_CLONE_NEWNET) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, f"no new network namespace: {os.strerror(code)}")
+        netns.attach(name, threading.get_native_id())
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        pool.submit(unshare).result()
+
+
+def prove(layout: Layout) -> None:
+    """Return once the server's data address answers the device, by refusing a connection.
+
+    A veth that is up carries nothing until the kernel has noticed its peer, up to a second later.
+    Raises HostError if it stays silent.
+    """
+    server = (str(layout.data(layout.server)), _DISCARD_PORT)
+    in_namespace(
+        namespace_of(layout.lab_id, layout.device), partial(_await_refusal, layout, server)
+    )
+
+
+def remove(namespaces: list[str], links: list[str]) -> list[str]:
+    """Remove outside links and namespaces that exist; returns what was removed.
+
+    The links go first, by name: those of a removed namespace go later, in the background.
+    """
+    removed = []
+    with IPRoute() as ip:
+        for link in links:
+            for index in ip.link_lookup(ifname=link):
+                ip.link("del", index=index)
+                removed.append(f"link {link}")
+    for name in namespaces:
+        if (NETNS_DIR / name).exists():
+            netns.remove(name)
+            removed.append(f"namespace {name}")
+    return removed
+
+
+def _await_refusal(layout: Layout, server: tuple[str, int]) -> None:
+    deadline = time.monotonic() + _PATH_S
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(server, timeout=_TRY_S).close()
+        except ConnectionRefusedError:
+            return
+        except TimeoutError:
+            continue
+    raise HostError(layout.device, f"no answer from {server[0]} on the data path in {_PATH_S} s")
+
+
+def _settle(forwarding: bool) -> None:
+    """Before any link is made: its settings are copied from these."""
+    settings = {**_SYSCTLS, "ipv4/ip_forward": "1" if forwarding else "0"}
+    for key, value in settings.items():
+        path = Path("/proc/sys/net", key)
+        if path.exists():  # a kernel without IPv6 has none to switch off
+            path.write_text(value)
+
+
+def _join(ip: IPRoute, link: str, peer: End) -> None:
+    """A veth pair whose peer is born in its namespace: nothing to move, no orphan."""
+    target = {"ifname": peer.link, "net_ns_fd": peer.namespace}
+    ip.link("add", ifname=link, kind="veth", peer=target)
+
+
+def _segment(left: End, right: End) -> None:
+    with IPRoute() as ip:
+        _join(ip, left.link, right)
+
+
+def _configure(layout: Layout, seat: Seat) -> None:
+    name = seat.namespace
+    with IPRoute() as ip:
+        ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
+        for end in (seat.management, *(end for pair in layout.segments for end in pair)):
+            if end.namespace == name:
+                _bring_up(ip, end.link, end.address)
+        for route in layout.routes:
+            if route.namespace == name:
+                ip.route("add", dst=str(route.to), gateway=str(route.via))
+
+
+def _bring_up(ip: IPRoute, link: str, address: IPv4Interface) -> None:
+    index = ip.link_lookup(ifname=link)[0]
+    ip.addr("add", index=index, address=str(address.ip), prefixlen=address.network.prefixlen)
+    ip.link("set", index=index, state="up")
