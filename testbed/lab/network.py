@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from pyroute2 import IPRoute, netns
 
-from testbed.errors import HostError
+from testbed.errors import HostError, UserError
 from testbed.lab.journal import NETNS_DIR
 from testbed.lab.layout import End, Layout, Seat, namespace_of, used_networks
 
@@ -82,13 +82,18 @@ def build(layout: Layout) -> None:
 
 
 def create(name: str) -> None:
-    """Make a named namespace from a thread: pyroute2's own way forks a threaded process."""
+    """Make a named namespace from a thread: pyroute2's own way forks a threaded process.
+
+    Raises UserError where the machine does not allow it.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
 
     def unshare() -> None:
         if libc.unshare(_CLONE_NEWNET) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, f"no new network namespace: {os.strerror(code)}")
+            raise UserError(
+                f"lab: no new network namespace: {os.strerror(ctypes.get_errno())}; a container "
+                "needs CAP_SYS_ADMIN and CAP_NET_ADMIN (such as docker run --privileged)"
+            )
         netns.attach(name, threading.get_native_id())
 
     with ThreadPoolExecutor(max_workers=1) as pool:

@@ -182,6 +182,16 @@ def test_two_labs_live_side_by_side_and_one_goes_alone(lab: Lab) -> None:
     connect(lab, "server").close()
 
 
+def test_without_a_router_device_and_server_are_joined() -> None:
+    hosts = {"edge": {"roles": ["device", "link"]}, "big": {"roles": ["server", "load"]}}
+    two = Inventory.model_validate({"lab": "local", "hosts": hosts})
+    with Lab.up(two, lab_id="two") as lab:  # up only once the data path has answered
+        assert set(lab.inventory.hosts) == {"edge", "big"}
+        assert all(host.data and not host.router for host in lab.inventory.hosts.values())
+        assert lab.limits == {"edge": None, "big": None}
+    assert traces("two") == []
+
+
 def test_down_leaves_nothing_and_is_idempotent(run_root: Path) -> None:
     others = set(run_root.iterdir())
     lab = Lab.up(INVENTORY)
