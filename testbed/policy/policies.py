@@ -59,7 +59,7 @@ class Policy(Protocol):
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a query; the estimators are the agent's, so most policies need nothing."""
-        return None
+        return
 
 
 class Static(Policy):

@@ -93,8 +93,6 @@ class BandwidthTrace:
         rates = self.means(direction, step_ns)
         if floor_bps is None:
             floor_bps = -(-MTU_BYTES * 8 * SECOND_NS // step_ns)
-            if len(set(rates)) == 1 and rates[0] > 0:
-                floor_bps = min(floor_bps, rates[0])  # without changes there is no debt to bound
         changes: list[tuple[int, int]] = []
         floored_ns = 0
         for i, rate in enumerate(rates):
