@@ -102,6 +102,12 @@ def test_dynamic_is_the_argmin(middle, local_ms, rate_bps, load) -> None:
     assert picked.head_ns == min(c.head_ns for c in ties)
 
 
+def test_a_tie_goes_to_less_work_on_the_device() -> None:
+    deeper, shallower = candidate("5", 60, 20, 30_000), candidate("3", 50, 30, 30_000)
+    for order in ((deeper, shallower), (shallower, deeper)):
+        assert Dynamic().decide(state(order, 10 * MBIT)) == "3"
+
+
 def test_dynamic_without_an_estimate_stays_local() -> None:
     assert Dynamic().decide(state(CROSSOVER, None)) == "local"
 
