@@ -52,10 +52,3 @@ def predict_ns(candidate: Candidate, *, rate_bps: float, base_network_ns: int, l
     uplink_ns = serialisation_ns(candidate.bytes_up, rate_bps)
     server_ns = round((candidate.decode_ns + candidate.tail_ns) * load)
     return device_ns + uplink_ns + base_network_ns + server_ns
-
-
-def floor_ns(
-    *, head_ns: int, tail_ns: int, bytes_up: int, rate_bps: float, propagation_ns: int
-) -> int:
-    """The least time physics allows: ``head + (wire bytes − burst)/rate + propagation + tail``."""
-    return head_ns + serialisation_ns(bytes_up, rate_bps) + propagation_ns + tail_ns

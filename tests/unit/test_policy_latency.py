@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import UserError
-from testbed.policy.latency import Candidate, candidates_from_profile, floor_ns, predict_ns
+from testbed.policy.latency import Candidate, candidates_from_profile, predict_ns
 from testbed.policy.policies import Dynamic, Outcome, State, Static, make_policy
 
 MS, MBIT = 10**6, 10**6
@@ -32,15 +32,6 @@ def test_local_pays_for_no_network_and_no_server() -> None:
 def test_payload_within_the_burst_costs_the_base_time_alone() -> None:
     small = candidate(tail_ms=7, up=5_000)
     assert predict_ns(small, rate_bps=MBIT, base_network_ns=2 * MS, load=1.0) == 9 * MS
-
-
-def test_floor_by_hand() -> None:
-    got = floor_ns(
-        head_ns=10 * MS, tail_ns=5 * MS, bytes_up=144_800, rate_bps=10 * MBIT, propagation_ns=MS
-    )
-    assert got == (10 + 5 + 114 + 1) * MS
-    here = floor_ns(head_ns=10 * MS, tail_ns=0, bytes_up=0, rate_bps=1, propagation_ns=0)
-    assert here == 10 * MS
 
 
 def test_candidates_come_from_the_profile_in_its_order() -> None:
