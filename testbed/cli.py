@@ -21,6 +21,7 @@ from rich.table import Table
 
 from testbed import __version__
 from testbed.errors import TestbedError, UserError
+from testbed.traces.generate import KINDS
 from testbed.units import format_duration, format_rate, parse_duration_ns, parse_rate_bps
 
 LOCAL_INVENTORY = Path("inventory/local.yaml")
@@ -74,6 +75,8 @@ def trace_generate(args: argparse.Namespace, out: Output) -> int:
         seed=args.seed,
         min_bps=args.min,
         max_bps=args.max,
+        down_min_bps=args.down_min,
+        down_max_bps=args.down_max,
     )
     save_trace(trace, args.out)
     out.document({"written": str(args.out)}, lambda: print(f"written: {args.out}"))
@@ -83,7 +86,7 @@ def trace_generate(args: argparse.Namespace, out: Output) -> int:
 def lab_up(args: argparse.Namespace, out: Output) -> int:
     """Make a virtual lab that stays until ``lab down``."""
     from testbed.config import load_inventory
-    from testbed.lab.lab import Lab
+    from testbed.lab import Lab
 
     inventory = load_inventory(args.inventory)
     if inventory.lab is None:
@@ -96,7 +99,7 @@ def lab_up(args: argparse.Namespace, out: Output) -> int:
 
 def lab_down(args: argparse.Namespace, out: Output) -> int:
     """Remove a virtual lab, whatever became of the process that made it."""
-    from testbed.lab import lab
+    from testbed import lab
 
     labs = [found["lab"] for found in lab.status()]
     if not args.all and args.lab is None and len(labs) > 1:
@@ -114,7 +117,7 @@ def lab_down(args: argparse.Namespace, out: Output) -> int:
 
 def lab_status(args: argparse.Namespace, out: Output) -> int:
     """Tell which virtual labs are up."""
-    from testbed.lab import lab
+    from testbed import lab
 
     found = lab.status()
 
@@ -132,7 +135,7 @@ def lab_status(args: argparse.Namespace, out: Output) -> int:
 
 def lab_shell(args: argparse.Namespace, out: Output) -> int:
     """Open a shell in a lab host, or run a command there."""
-    from testbed.lab import lab
+    from testbed import lab
 
     return lab.shell(args.host, args.lab, args.command or None)
 
@@ -299,12 +302,14 @@ def _trace_verbs(verbs: Any) -> None:
     convert.add_argument("file", type=Path)
     convert.add_argument("out", type=Path)
     generate = _verb(kinds, "generate", trace_generate)
-    generate.add_argument("kind", choices=("constant", "steps", "random_walk", "markov", "lte"))
+    generate.add_argument("kind", choices=KINDS)
     generate.add_argument("out", type=Path)
     generate.add_argument("--duration", type=_quantity(parse_duration_ns), default="60s")
     generate.add_argument("--seed", type=int, default=1)
     generate.add_argument("--min", type=_quantity(parse_rate_bps), default="1mbit")
     generate.add_argument("--max", type=_quantity(parse_rate_bps), default="40mbit")
+    generate.add_argument("--down-min", type=_quantity(parse_rate_bps), help="default: as --min")
+    generate.add_argument("--down-max", type=_quantity(parse_rate_bps), help="default: as --max")
 
 
 def _lab_verbs(verbs: Any) -> None:

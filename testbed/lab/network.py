@@ -19,6 +19,7 @@ from pyroute2 import IPRoute, netns
 from testbed.errors import HostError, UserError
 from testbed.lab.journal import NETNS_DIR
 from testbed.lab.layout import End, Layout, Seat, namespace_of, used_networks
+from testbed.link import offload
 
 _CLONE_NEWNET = 0x40000000  # sched.h; os.unshare is younger than the oldest Python in use
 _DISCARD_PORT = 9  # nothing listens on it in a fresh namespace
@@ -169,6 +170,11 @@ def _configure(layout: Layout, seat: Seat) -> None:
         for end in (seat.management, *(end for pair in layout.segments for end in pair)):
             if end.namespace == name:
                 _bring_up(ip, end.link, end.address)
+        for end in (end for pair in layout.segments for end in pair):
+            if end.namespace == name:
+                # A wire carries packets of one MTU. A veth would pass on what TCP made for a
+                # segmenting card, 64 kB at a time, and a shaper lets each through as one packet.
+                offload.turn_off(end.link, offload.read_offloads(end.link))
         for route in layout.routes:
             if route.namespace == name:
                 ip.route("add", dst=str(route.to), gateway=str(route.via))

@@ -174,7 +174,7 @@ class Campaign:
             raise TestbedError(f"profile: {'; '.join(manifest['reasons'])}")
         lines = (self.folder / "profile" / "queries.jsonl").read_text().splitlines()
         profile = profile_from_records(
-            map(json.loads, lines), candidates=self.plan.candidates, up_bps=rate, down_bps=rate
+            map(json.loads, lines), candidates=self.plan.candidates, up_bps=rate
         )
         profile |= {
             "model": self.experiment.model.name,

@@ -18,12 +18,12 @@ def profile_from_records(
     *,
     candidates: Iterable[str],
     up_bps: int,
-    down_bps: int,
 ) -> dict[str, Any]:
     """Medians and interquartile ranges of each candidate, and the base network time.
 
-    The base network time is what a remote query's network time holds beyond serialisation at
-    the rates set: propagation, wake-ups, the stack. It is the median over all remote queries.
+    The base network time is what a remote query's network time holds beyond serialisation on the
+    uplink at the rate set: propagation, the reply, wake-ups, the stack. It is the median over all
+    remote queries, and a floor of zero.
 
     Raises TestbedError naming a candidate without a successful query.
     """
@@ -40,13 +40,8 @@ def profile_from_records(
         }
         measured[split] = {**parts, **spreads, "n": len(rows)}
         if split != LOCAL:
-            bases += [
-                r["network_ns"]
-                - serialisation_ns(r["bytes_up"], up_bps)
-                - serialisation_ns(r["bytes_down"], down_bps)
-                for r in rows
-            ]
-    return {"base_network_ns": round(median(bases)), "candidates": measured}
+            bases += [r["network_ns"] - serialisation_ns(r["bytes_up"], up_bps) for r in rows]
+    return {"base_network_ns": max(0, round(median(bases))), "candidates": measured}
 
 
 def _iqr(values: list[int]) -> int:

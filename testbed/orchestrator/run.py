@@ -50,6 +50,8 @@ def execute(
 
     def keep(role: str, file: str, record: dict[str, Any]) -> None:
         folder.append(file, record)
+        if file == "queries" and record["kind"] == "measured" and record["status"] != "ok":
+            run.not_ok += 1
         on_record(role, file, record)
 
     session.on_record = keep
@@ -81,6 +83,7 @@ class _Run:
         self.done: dict[str, Any] = {}
         self.t0_ns: dict[str, int] = {}
         self.started: list[str] = []
+        self.not_ok = 0
         self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}
         schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
         folder.write("plan.json", {**asdict(planned), "schedules": schedules})
@@ -165,7 +168,9 @@ class _Run:
         self.folder.write("qdisc.after.json", shaped)
         for host, found in session.environment.items():
             self.folder.write(f"environment.{host}.json", found)
-        validity, found_reasons = judge(self.done, self.conditions.step_ns, session.link_roles)
+        validity, found_reasons = judge(
+            self.done, self.conditions.step_ns, session.link_roles, self.not_ok
+        )
         validity = validity if state == "complete" else "unverified"
         return self.folder.finish(
             {

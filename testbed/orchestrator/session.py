@@ -20,7 +20,7 @@ from testbed.hosts.deploy import deploy, send_artefact
 from testbed.hosts.environment import read_environment
 from testbed.hosts.preflight import preflight, require
 from testbed.hosts.role import RoleProcess
-from testbed.lab.lab import Lab
+from testbed.lab import Lab
 from testbed.model.cache import Prepared
 from testbed.orchestrator.plan import DIRECTIONS, Plan
 

@@ -9,11 +9,11 @@ from typing import Any
 LATE_SHARE_OF_STEP = 0.10
 # Beyond this share of time stolen by neighbours, latencies say more about them than about us.
 STEAL_SHARE = 0.05
-FALLBACK_SHARE = 0.01
+NOT_OK_SHARE = 0.01
 
 
 def judge(
-    done: Mapping[str, Any], step_ns: int, link_roles: Iterable[str]
+    done: Mapping[str, Any], step_ns: int, link_roles: Iterable[str], not_ok: int
 ) -> tuple[str, list[str]]:
     """``valid`` or ``degraded`` with a one-line reason for each doubt."""
     reasons = []
@@ -28,9 +28,7 @@ def judge(
     steal = device.get("steal_share") or 0.0
     if steal > STEAL_SHARE:
         reasons.append(f"device: neighbours took {steal:.1%} of CPU time (bound {STEAL_SHARE:.0%})")
-    fallbacks = device.get("fallbacks", 0)
-    if fallbacks > FALLBACK_SHARE * max(1, device.get("queries", 0)):
-        reasons.append(
-            f"device: {fallbacks} of {device['queries']} queries fell back to the device"
-        )
+    queries = device.get("queries", 0)
+    if not_ok > NOT_OK_SHARE * queries:
+        reasons.append(f"device: {not_ok} of {queries} queries fell back to the device or failed")
     return ("degraded" if reasons else "valid"), reasons
