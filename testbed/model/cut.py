@@ -59,13 +59,19 @@ def flat_module(program: ExportedProgram, batch: int) -> fx.GraphModule:
     for node in module.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
-            expression = value.node.expr
-            _replace(node, int(expression.subs(dict.fromkeys(expression.free_symbols, batch))))
+            _replace(node, _at_batch(value, batch))
     # The graph is functional: whatever nobody uses only checks.
     for node in reversed(module.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
             module.graph.erase_node(node)
     return module
+
+
+def _at_batch(size: int | torch.SymInt, batch: int) -> int:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
 
 
 def _replace(node: fx.Node, constant: int) -> None:
@@ -79,20 +85,39 @@ def _replace(node: fx.Node, constant: int) -> None:
 
 def cut_head(module: fx.GraphModule, node: str) -> fx.GraphModule:
     """Pixels to the intermediate tensor that the named graph node makes."""
-    return _subgraph(module, _pixels(module), _named(module, node))
+    return _subgraph(module, _input(module), _named(module, node))
 
 
-def cut_tail(module: fx.GraphModule, node: str) -> fx.GraphModule:
-    """The intermediate tensor that the named graph node makes to logits."""
-    return _subgraph(module, _named(module, node), _logits(module))
+def cut_tail(module: fx.GraphModule, node: str, batch: int) -> fx.GraphModule:
+    """The intermediate tensor that the named graph node makes, contiguous, to logits.
+
+    The head's memory layout is given back to it first: convolutions and pools of another layout
+    add in another order, and *split equals whole* would fail in the last bits.
+    """
+    start = _named(module, node)
+    tail = _subgraph(module, start, _logits(module))
+    strides = [_at_batch(stride, batch) for stride in start.meta["val"].stride()]
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    if order != sorted(order):
+        received = _input(tail)
+        with tail.graph.inserting_after(received):
+            moved = tail.graph.call_function(aten.permute.default, (received, order))
+        with tail.graph.inserting_after(moved):
+            packed = tail.graph.call_function(aten.contiguous.default, (moved,))
+        back = sorted(range(len(order)), key=order.__getitem__)
+        with tail.graph.inserting_after(packed):
+            restored = tail.graph.call_function(aten.permute.default, (packed, back))
+        received.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not moved)
+        tail.recompile()
+    return tail
 
 
 def cut_whole(module: fx.GraphModule) -> fx.GraphModule:
     """Pixels to logits."""
-    return _subgraph(module, _pixels(module), _logits(module))
+    return _subgraph(module, _input(module), _logits(module))
 
 
-def _pixels(module: fx.GraphModule) -> fx.Node:
+def _input(module: fx.GraphModule) -> fx.Node:
     node: fx.Node
     (node,) = module.graph.find_nodes(op="placeholder")
     return node

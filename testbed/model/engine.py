@@ -58,7 +58,7 @@ class Engine:
         self._whole = cut_whole(module)
         inner = {s: table[s].nodes[0] for s in self.candidates if s not in (LOCAL, OFFLOAD)}
         self._heads = {split: cut_head(module, node) for split, node in inner.items()}
-        self._tails = {split: cut_tail(module, node) for split, node in inner.items()}
+        self._tails = {split: cut_tail(module, node, batch) for split, node in inner.items()}
 
     def head(self, split: str, x: Tensor) -> Tensor:
         """What crosses for a split, of uint8 pixels ``(N, 3, H, W)``; ``x`` is left as it was.

@@ -91,6 +91,7 @@ def build(name: str, weights: str, seed: int, resolution: int) -> nn.Module:
         torch.manual_seed(seed)
         if weights == RANDOM:
             network = models.get_model(name, weights=None).eval()
+            _wake(network)
             _calibrate(network, resolution)
         elif Path(weights).is_file():
             network = models.get_model(name, weights=None)
@@ -99,6 +100,13 @@ def build(name: str, weights: str, seed: int, resolution: int) -> nn.Module:
             network = _published(models, name, weights)
     assert isinstance(network, nn.Module)
     return network.eval()
+
+
+def _wake(network: nn.Module) -> None:
+    """Draw linear layers that start at zero (ViT's last): all-zero logits compare equal to any."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear) and not layer.weight.any():
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
 def _calibrate(network: nn.Module, resolution: int) -> None:

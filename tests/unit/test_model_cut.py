@@ -1,0 +1,227 @@
+"""Heads and tails of small real networks: equal to the whole, sharing weights, hurting nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from testbed.errors import TestbedError, UserError
+from testbed.model.archive import export_program, load_archive, save_archive
+from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
+from testbed.model.engine import Engine
+from testbed.model.splits import split_table
+from testbed.model.table import SplitTable
+
+RESOLUTION = 32
+
+
+class Residual(nn.Module):
+    def __init__(self, channels: int, act: nn.Module) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm = nn.BatchNorm2d(channels)
+        self.act = act
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(self.conv(x))
+        out += x
+        return self.act(out)
+
+
+class Concat(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(channels, channels, 1, stride=2)
+        self.right = nn.Sequential(nn.AvgPool2d(2), nn.SiLU(inplace=True))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.left(x), self.right(x)], 1)
+
+
+class ChannelsLast(nn.Module):
+    """Leaves its output in another memory layout, as ConvNeXt's blocks do."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mix = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU6(inplace=True))
+        self.stages = nn.Sequential(
+            nn.Sequential(Residual(8, nn.ReLU6(inplace=True)), Residual(8, nn.Hardswish())),
+            nn.Sequential(Concat(8), Residual(16, nn.ReLU(inplace=True)), ChannelsLast(16)),
+        )
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(self.stem(x))
+        return self.head(x.mean((2, 3)).view(x.shape[0], -1))
+
+
+class Skip(Tiny):
+    """A skip over the first stage: no cut inside it is a single tensor."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x)
+        x = self.stages[1](self.stages[0](stem) + stem)
+        return self.head(x.mean((2, 3)))
+
+
+class Case:
+    def __init__(self, network: nn.Module, path: Path) -> None:
+        torch.manual_seed(0)
+        self.network = network.eval()
+        program = export_program(self.network, RESOLUTION)
+        self.table: SplitTable = split_table(self.network, program, "tiny", RESOLUTION)
+        self.archive = path
+        self.sha256 = save_archive(program, path)
+        self.splits = [point.split for point in self.table.points]
+
+    def engine(self, batch: int) -> Engine:
+        return Engine(self.archive, self.sha256, self.table, self.splits, batch=batch)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(Tiny(), tmp_path_factory.mktemp("tiny") / "model.pt2")
+
+
+def pixels(batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(batch)
+    shape = (batch, 3, RESOLUTION, RESOLUTION)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
+
+
+def eager(network: nn.Module, x: Tensor) -> Tensor:
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.inference_mode():
+        return network((x.float() / 255 - mean) / std)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_every_split_equals_the_eager_model(tiny: Case, batch: int) -> None:
+    engine = tiny.engine(batch)
+    x = pixels(batch)
+    before = x.clone()
+    assert torch.equal(engine.whole(x), eager(tiny.network, x))
+    assert engine.check(x) == dict.fromkeys(tiny.splits, True)
+    assert torch.equal(x, before)
+    assert tiny.splits == ["offload", "0", "1", "2", "3", "4", "local"]
+
+
+def test_the_check_can_fail(tiny: Case) -> None:
+    engine = tiny.engine(1)
+    with torch.no_grad():
+        engine._tails["2"] = engine._tails["3"]
+    with pytest.raises(RuntimeError):
+        engine.tail("2", engine.head("2", pixels(1))[:, :4])
+    engine._tails["0"] = engine._tails["1"]
+    assert not engine.check(pixels(1))["0"]
+
+
+def test_what_crosses_has_the_tables_shape(tiny: Case) -> None:
+    engine = tiny.engine(3)
+    for point in tiny.table.points:
+        crossing = engine.head(point.split, pixels(3))
+        assert tuple(crossing.shape) == (3, *point.shapes[0])
+        assert crossing.dtype == (torch.uint8 if point.split == "offload" else torch.float32)
+
+
+def test_a_tail_gives_the_same_for_the_same_bytes_again(tiny: Case) -> None:
+    engine = tiny.engine(1)
+    for split in tiny.splits[1:-1]:
+        crossing = engine.head(split, pixels(1)).contiguous()
+        first = engine.tail(split, crossing.clone())
+        engine.head(split, pixels(1).flip(0, 3))
+        assert torch.equal(engine.tail(split, crossing.clone()), first)
+
+
+def test_heads_and_tails_share_one_set_of_weights(tiny: Case) -> None:
+    module = flat_module(load_archive(tiny.archive, tiny.sha256), 1)
+    node = tiny.table["2"].nodes[0]
+    whole = {p.data_ptr() for p in cut_whole(module).state_dict().values()}
+    head = {p.data_ptr() for p in cut_head(module, node).state_dict().values()}
+    tail = {p.data_ptr() for p in cut_tail(module, node, 1).state_dict().values()}
+    assert head
+    assert tail
+    assert head | tail == whole
+    assert not head & tail
+
+
+def test_activations_are_put_back_in_place_and_nothing_shared_is(tiny: Case) -> None:
+    whole = cut_whole(flat_module(load_archive(tiny.archive, tiny.sha256), 1))
+    targets = [str(node.target) for node in whole.graph.nodes]
+    assert "aten.hardtanh_.default" in targets  # the stem's, on a convolution's output
+    assert "aten.silu_.default" not in targets  # its operand comes from a pool: not known as fresh
+    for node in whole.graph.nodes:
+        if str(node.target).split(".")[-2:-1] and str(node.target).split(".")[-2].endswith("_"):
+            assert len(node.args[0].users) == 1
+            assert node.args[0].op == "call_function"
+
+
+def test_sizes_are_constants_of_the_batch(tiny: Case) -> None:
+    module = flat_module(load_archive(tiny.archive, tiny.sha256), 3)
+    assert not [n for n in module.graph.nodes if isinstance(n.meta.get("val"), torch.SymInt)]
+    views = [n for n in module.graph.nodes if str(n.target) == "aten.view.default"]
+    assert any(view.args[1][0] == 3 for view in views)
+
+
+def test_a_cut_of_two_tensors_is_not_offered(tmp_path: Path) -> None:
+    case = Case(Skip(), tmp_path / "skip.pt2")
+    assert case.splits == ["offload", "2", "3", "4", "local"]
+    assert all(case.engine(1).check(pixels(1)).values())
+
+
+def test_a_table_of_another_archive_is_refused(tiny: Case) -> None:
+    points = tuple(replace(p, nodes=("elsewhere",)) for p in tiny.table.points)
+    table = replace(tiny.table, points=points)
+    with pytest.raises(TestbedError, match="another archive"):
+        Engine(tiny.archive, tiny.sha256, table, ["1"], batch=1)
+    module = flat_module(load_archive(tiny.archive, tiny.sha256), 1)
+    inside = next(n.name for n in module.graph.nodes if n.name.startswith("conv2d_1"))
+    with pytest.raises(TestbedError, match="alone does not make"):
+        cut_tail(module, inside, 1)
+
+
+def test_an_altered_or_unreadable_archive_is_refused(tiny: Case, tmp_path: Path) -> None:
+    with pytest.raises(TestbedError, match="SHA-256"):
+        load_archive(tiny.archive, "0" * 64)
+    with pytest.raises(TestbedError, match="no model archive"):
+        load_archive(tmp_path / "none.pt2", tiny.sha256)
+    stripped = tmp_path / "stripped.pt2"
+    with zipfile.ZipFile(tiny.archive) as old, zipfile.ZipFile(stripped, "w") as new:
+        for name in old.namelist():
+            if "models" not in name:
+                new.writestr(name, old.read(name))
+    digest = hashlib.sha256(stripped.read_bytes()).hexdigest()
+    with pytest.raises(TestbedError, match=f"written by torch {torch.__version__}".split("+")[0]):
+        load_archive(stripped, digest)
+
+
+def test_a_network_with_two_outputs_is_no_classifier() -> None:
+    class Two(Tiny):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            y = super().forward(x)
+            return y, y + 1
+
+    with pytest.raises(UserError, match="no classifier"):
+        export_program(Two(), RESOLUTION)
+
+
+def test_a_network_that_export_refuses_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match=r"torch\.export refuses"):
+        export_program(nn.Linear(7, 3), RESOLUTION)

@@ -1,0 +1,110 @@
+"""The published architectures' split points, and the block rule on small containers."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from testbed.model import zoo
+from testbed.model.archive import export_program
+from testbed.model.blocks import find_blocks
+from testbed.model.splits import split_table
+from testbed.model.table import SplitTable
+
+
+def table_of(network: nn.Module, resolution: int) -> SplitTable:
+    return split_table(network, export_program(network, resolution), "net", resolution)
+
+
+def test_efficientnet_v2_s_counts() -> None:
+    resolution = zoo.native_resolution("efficientnet_v2_s")
+    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: no weights, no arithmetic
+        models, _ = zoo._torchvision()
+        table = table_of(models.efficientnet_v2_s().eval(), resolution)
+    inner = table.points[1:-1]
+    assert (len(inner), sum(p.natural for p in inner), resolution) == (40, 34, 384)
+    assert {p.split: round(p.ratio, 4) for p in inner if p.compressive} == {
+        "6": 0.3333,
+        "10": 0.1667,
+        "25": 0.0833,
+    }
+
+
+class Unit(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+class Stack(nn.Sequential):
+    """Plain by the rule: it inherits Sequential's forward."""
+
+
+class Chain(nn.Module):
+    """Runs its children in order; a class of its own, so no plain container."""
+
+    def __init__(self, **children: nn.Module) -> None:
+        super().__init__()
+        for name, child in children.items():
+            self.add_module(name, child)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def paths(network: nn.Module, *unexecuted: str) -> list[str]:
+    executed = {name for name, _ in network.named_modules()} - set(unexecuted)
+    return [path for path, _ in find_blocks(network, executed)]
+
+
+def test_blocks_in_containers_win_over_direct_composites() -> None:
+    net = Chain(stem=Unit(), body=Stack(Unit(), nn.Sequential(Unit(), Unit())), last=Unit())
+    assert paths(net) == ["body.0", "body.1.0", "body.1.1"]
+
+
+def test_direct_composites_else() -> None:
+    assert paths(Chain(a=Unit(), pool=nn.MaxPool2d(1), b=Unit())) == ["a", "b"]
+
+
+def test_a_single_composite_is_descended_into() -> None:
+    net = Chain(stem=nn.Conv2d(3, 3, 1), encoder=Chain(layers=nn.Sequential(Unit(), Unit())))
+    assert paths(net) == ["encoder.layers.0", "encoder.layers.1"]
+
+
+def test_leaf_layers_last() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Linear(1, 1))
+    assert paths(net) == ["0", "2"]
+
+
+def test_what_is_not_executed_is_no_block() -> None:
+    net = Chain(a=Unit(), aux=Unit(), b=Unit())
+    assert paths(net, "aux", "aux.conv") == ["a", "b"]
+
+
+def test_a_named_stack_between_two_blocks_counts_and_outside_them_does_not() -> None:
+    net = nn.Sequential(Stack(nn.Conv2d(3, 3, 1)), Unit(), Stack(nn.Conv2d(3, 3, 1)), Unit())
+    assert paths(Chain(features=net)) == ["features.1", "features.2", "features.3"]
+
+
+def test_ends_of_the_table() -> None:
+    net = Chain(body=nn.Sequential(Unit(), Unit()), flat=nn.Flatten(), head=nn.Linear(3 * 64, 5))
+    table = table_of(net, 8)
+    first, *inner, last = table.points
+    assert (first.split, first.index, first.nodes, first.shapes) == (
+        "offload",
+        -1,
+        (),
+        ((3, 8, 8),),
+    )
+    assert [(p.split, p.ratio, p.natural, p.compressive) for p in inner] == [
+        ("0", 1.0, False, False),
+        ("1", 1.0, False, False),
+    ]
+    assert (last.split, last.index, last.shapes, table.outputs) == ("local", 2, ((5,),), 5)
+    assert table.candidates("compressive") == ("offload", "local")
+    assert inner[0].name == "body.0 (Unit)"
