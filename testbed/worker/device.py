@@ -1,0 +1,196 @@
+"""The device role: makes the inputs, runs the heads, asks the policy, measures."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from testbed.control import Control, Message
+from testbed.errors import TestbedError, UserError
+from testbed.model.table import LOCAL, SplitTable
+from testbed.policy.agent import Agent, ProbeRule
+from testbed.policy.latency import candidates_from_profile
+from testbed.policy.policies import make_policy
+from testbed.worker.client import Endpoint, Reply, ServerLink
+from testbed.worker.encoding import Encoder, tensor_view
+from testbed.worker.host import (
+    Usage,
+    build_engine,
+    greeting,
+    resident_bytes,
+    seeded_inputs,
+)
+from testbed.worker.layout import layouts
+from testbed.worker.loop import Equipment, Loop, no_collection
+from testbed.worker.wire import MAX_PROBE_BYTES, Dtype, WireError
+
+# Verifying is not measuring: a slow link may take its time.
+_VERIFY_TIMEOUT_NS = 60_000_000_000
+
+
+class DeviceRole:
+    """One device for a campaign; each ``start`` begins from a fresh connection and policy."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._equipment: Equipment | None = None
+        self._link: ServerLink | None = None
+        self._loop: Loop | None = None
+        self._duration_ns = 0
+
+    def hello(self) -> Message:
+        """Versions and facts sent with the greeting."""
+        return greeting()
+
+    def handle(self, message: Message) -> None:
+        """Act on ``setup``, ``verify``, ``start`` or ``go``."""
+        if message["type"] == "setup":
+            self._setup(message)
+        elif message["type"] == "verify":
+            self._verify(self._ready(), message)
+        elif message["type"] == "start":
+            self._start(self._ready(), message)
+        elif message["type"] == "go":
+            self._go()
+        else:
+            raise UserError(f"device: unknown message {message['type']!r}")
+
+    def close(self) -> None:
+        """Drop the connection of a run in progress."""
+        if self._link is not None:
+            self._link.close()
+        self._link = self._loop = None
+
+    def _ready(self) -> Equipment:
+        if self._equipment is None:
+            raise UserError("device: not set up; send setup first")
+        return self._equipment
+
+    def _setup(self, message: Message) -> None:
+        self.close()
+        table = SplitTable.from_json(message["table"])
+        batch, candidates = message["batch"], tuple(message["candidates"])
+        known = layouts(table, candidates, message["encoding"], batch)
+        engine = build_engine(message, table, candidates)
+        inputs = seeded_inputs(
+            table, batch=batch, seed=message["input_seed"], count=message["inputs"]
+        )
+        self._equipment = Equipment(
+            engine=engine,
+            layouts=known,
+            candidates=candidates,
+            encoder=Encoder(known),
+            inputs=inputs,
+            batch=batch,
+            outputs=batch * table.outputs,
+        )
+        self._control.send(
+            "ready",
+            archive_sha256=message["archive_sha256"],
+            check=engine.check(inputs[0]),
+            rss_bytes=resident_bytes(),
+            torch=torch.__version__,
+        )
+
+    def _verify(self, kit: Equipment, message: Message) -> None:
+        endpoint = _endpoint(message, _VERIFY_TIMEOUT_NS)
+        x = kit.inputs[0]
+        expected = kit.engine.whole(x)
+        found = {}
+        with _unreachable_is_told(endpoint), closing(ServerLink(endpoint, kit.outputs)) as link:
+            for number, (split, layout) in enumerate(kit.layouts.items()):
+                payload = kit.encoder.encode(split, kit.engine.head(split, x))
+                digest = hashlib.sha256(payload).digest()
+                reply = link.query(number, layout, payload, verify=True)
+                found[split] = _compare(expected, reply, digest)
+        self._control.send("verified", splits=found)
+
+    def _start(self, kit: Equipment, message: Message) -> None:
+        self.close()
+        policy, profile = message["policy"], message["profile"] or {}
+        probe = ProbeRule(**message["probe"])
+        if probe.bytes > MAX_PROBE_BYTES:
+            raise UserError(
+                f"probe.size: expected at most {MAX_PROBE_BYTES} bytes, got {probe.bytes}"
+            )
+        agent = Agent(
+            make_policy(
+                policy["name"],
+                kit.candidates,
+                seed=message["seed"],
+                cycle_queries=policy.get("queries"),
+            ),
+            candidates_from_profile(profile) if profile else (),
+            profile.get("base_network_ns", 0),
+            probe,
+        )
+        if message["server"] is None and policy["name"] != LOCAL:
+            raise UserError(
+                f"policy {policy['name']}: needs a server, got none; only local does not"
+            )
+        if message["server"] is not None:
+            endpoint = _endpoint(message, message["timeout_ns"])
+            with _unreachable_is_told(endpoint):
+                self._link = ServerLink(endpoint, kit.outputs)
+        self._loop = Loop(
+            kit,
+            agent,
+            self._link,
+            memoryview(bytes(probe.bytes)),
+            run_id=message["run_id"],
+            device=message["device"],
+            policy=policy["name"],
+            emit=partial(self._control.record, "queries"),
+        )
+        self._duration_ns = message["duration_ns"]
+        self._loop.warm_up(message["warmup_queries"], self._control.stopping.is_set)
+        self._control.send("started")
+
+    def _go(self) -> None:
+        if self._loop is None:
+            raise UserError("device: go before start; send start first")
+        before = Usage.now()
+        with no_collection():
+            done = self._loop.measure(self._duration_ns, self._control.stopping.is_set)
+        used = Usage.now().since(before)
+        self.close()
+        self._control.send("done", **done, **used)
+
+
+def _endpoint(message: Message, timeout_ns: int) -> Endpoint:
+    server = message["server"]
+    return Endpoint(
+        server["address"],
+        server["port"],
+        server["token"],
+        timeout_ns,
+        message["congestion_control"],
+    )
+
+
+@contextmanager
+def _unreachable_is_told(endpoint: Endpoint) -> Iterator[None]:
+    try:
+        yield
+    except (WireError, OSError) as error:
+        raise TestbedError(
+            f"server {endpoint.address}:{endpoint.port}: the exchange failed: {error}; "
+            "is the data path open between the two hosts?"
+        ) from error
+
+
+def _compare(expected: Tensor, reply: Reply, digest: bytes) -> dict[str, Any]:
+    """How the server's logits ``(N, outputs)`` stand to the device's own whole model."""
+    logits = tensor_view(reply.logits, Dtype.FLOAT32, tuple(expected.shape))
+    return {
+        "digest": reply.times.digest == digest,
+        "equal": torch.equal(logits, expected),
+        "max_abs": float((logits - expected).abs().max()),
+        "top1": torch.equal(logits.argmax(1), expected.argmax(1)),
+    }

@@ -1,0 +1,188 @@
+"""Sending and receiving frames on one connected socket, and timing what arrives.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import NamedTuple
+
+from testbed.errors import TestbedError
+from testbed.framing import LINK_FRAME_BYTES, MSS_BYTES, MTU_BYTES, burst_bytes
+from testbed.worker.wire import (
+    DESCRIPTION_BYTES,
+    HEADER_BYTES,
+    BadFrame,
+    Header,
+    PeerGone,
+    PeerTimeout,
+    understand,
+    unseal,
+)
+
+# The payload begins where torch would align it, the header ends there.
+HEADROOM_BYTES = 64
+# Descriptions remembered for one peer: more than any experiment has candidates.
+_KNOWN_MOST = 64
+# Fewer segments than this after the mark arrive as one or two wake-ups: no rate can be told.
+_LEAST_SEGMENTS = 8
+
+
+class Frame(NamedTuple):
+    """A received frame; the payload lies in the receiver's buffer until the next one.
+
+    ``arrived_ns`` is the time of its last byte. ``span_bytes`` IP bytes took ``span_ns`` on the
+    link after the bucket's burst was spent; both None where too few segments tell nothing.
+    """
+
+    header: Header
+    query: int
+    payload: memoryview
+    arrived_ns: int
+    span_bytes: int | None
+    span_ns: int | None
+
+
+def mark_bytes(rate_bps: float) -> int:
+    """TCP bytes that the bucket's burst lets through at once at a rate (0: unknown)."""
+    return burst_bytes(rate_bps) * MSS_BYTES // LINK_FRAME_BYTES
+
+
+def span_ip_bytes(total_bytes: int, marked_bytes: int) -> int | None:
+    """IP bytes that the link serialised between a receive boundary and the last byte.
+
+    HTB releases a packet when the debt of the one before is paid: the span holds the packet at
+    the mark (a full segment) and not the last one. None with too few segments to tell.
+    """
+    rest = total_bytes - marked_bytes
+    if rest < _LEAST_SEGMENTS * MSS_BYTES:
+        return None
+    last = total_bytes % MSS_BYTES or MSS_BYTES
+    return (rest + MSS_BYTES - last) * MTU_BYTES // MSS_BYTES
+
+
+def configure(sock: socket.socket, timeout_ns: int, congestion_control: str | None) -> None:
+    """Set up a connected socket: no Nagle, kernel time-outs, optionally its congestion control.
+
+    The kernel's own time-outs spare the poll before each call that a Python time-out costs.
+    Raises TestbedError where the host does not offer the congestion control.
+    """
+    sock.setblocking(True)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    limit = struct.pack("@ll", timeout_ns // 10**9, timeout_ns % 10**9 // 1000)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+    if congestion_control is None:
+        return
+    try:
+        sock.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control.encode("ascii")
+        )
+    except (OSError, UnicodeEncodeError) as error:
+        raise TestbedError(
+            f"congestion_control: {congestion_control!r} is not available on this host ({error}); "
+            "see /proc/sys/net/ipv4/tcp_available_congestion_control"
+        ) from error
+
+
+def send(sock: socket.socket, *parts: memoryview | bytes, timeout_ns: int) -> None:
+    """Send a frame from where its parts lie; raises PeerTimeout, or OSError where it is cut."""
+    try:
+        left = sum(map(len, parts)) - sock.sendmsg(parts)
+        deadline_ns = monotonic_ns() + timeout_ns
+        while left:
+            # Seldom: the time-out cut a send short, so the copy of the rest costs nothing.
+            rest = b"".join(parts)[-left:]
+            left -= sock.send(rest)
+            if left and monotonic_ns() > deadline_ns:
+                raise PeerTimeout(f"send: {left} bytes not taken within the time-out")
+    except BlockingIOError as error:
+        raise PeerTimeout("send: nothing more taken within the time-out") from error
+
+
+class Receiver:
+    """Receives frames into one reused buffer, which bounds what a peer can send.
+
+    The peers take turns, so header and first bytes of the payload come with one call: the
+    buffer's first :data:`HEADROOM_BYTES` are for the header. ``allowed`` raises BadFrame for a
+    description that this peer may not send.
+    """
+
+    def __init__(
+        self, sock: socket.socket, buffer: memoryview, allowed: Callable[[Header], None]
+    ) -> None:
+        self._sock = sock
+        self._frame = buffer[HEADROOM_BYTES - HEADER_BYTES :]
+        self._payload = buffer[HEADROOM_BYTES:]
+        self._allowed = allowed
+        self._known: dict[bytes, Header] = {}
+
+    def receive(self, *, timeout_ns: int, mark_bytes: int = 0, idle: bool = False) -> Frame:
+        """The next frame; ``idle`` waits for its first byte for as long as the socket lives.
+
+        ``mark_bytes`` is where the span for the rate begins. Raises PeerTimeout when the frame
+        is not whole ``timeout_ns`` after its header, or nothing comes for the socket's own
+        time-out; BadFrame before anything not allowed is received beyond the buffer.
+        """
+        try:
+            got = self._first(idle)
+            now_ns = monotonic_ns()
+            header, query = self._header()
+            payload = self._payload[: header.payload_bytes]
+            total = HEADER_BYTES + len(payload)
+            if len(payload) < header.payload_bytes or got > total:
+                raise BadFrame(
+                    f"frame: expected one of {total} bytes a turn, got {got} of "
+                    f"{HEADER_BYTES + header.payload_bytes}"
+                )
+            marked_ns, marked = now_ns, got
+            deadline_ns = now_ns + timeout_ns
+            while got < total:
+                count = self._sock.recv_into(payload[got - HEADER_BYTES :])
+                now_ns = monotonic_ns()
+                if not count:
+                    raise PeerGone(f"closed by the peer after {got} of {total} bytes")
+                if marked < mark_bytes:
+                    marked_ns, marked = now_ns, got + count
+                got += count
+                if now_ns > deadline_ns:
+                    raise PeerTimeout(f"receive: {got} of {total} bytes within the time-out")
+        except BlockingIOError as error:
+            raise PeerTimeout("receive: nothing more came within the time-out") from error
+        span = span_ip_bytes(total, marked) if now_ns > marked_ns else None
+        return Frame(
+            header, query, payload, now_ns, span, None if span is None else now_ns - marked_ns
+        )
+
+    def _first(self, idle: bool) -> int:
+        while True:
+            try:
+                got = self._sock.recv_into(self._frame)
+                break
+            except BlockingIOError:
+                if not idle:
+                    raise
+        while 0 < got < HEADER_BYTES:
+            count = self._sock.recv_into(self._frame[got:])
+            if not count:
+                raise PeerGone(f"closed by the peer after {got} of {HEADER_BYTES} header bytes")
+            got += count
+        if not got:
+            raise PeerGone("closed by the peer")
+        return got
+
+    def _header(self) -> tuple[Header, int]:
+        description = self._frame[:DESCRIPTION_BYTES].tobytes()
+        header = self._known.get(description)
+        if header is not None:
+            return header, unseal(self._frame)
+        header = understand(description)
+        query = unseal(self._frame)
+        self._allowed(header)
+        if len(self._known) < _KNOWN_MOST:
+            self._known[description] = header
+        return header, query

@@ -1,0 +1,245 @@
+"""Time the wire against a bare socket loop, gRPC and ZeroMQ, and the policy's decision.
+
+One float32 tensor goes to another process over loopback and comes back whole: its raw bytes,
+with no encoding and no tail on any side, so that only the framing and the sockets differ. Ours
+is the device's own connection against the server's receiver, with header checks, timing of the
+arrival and the reply's struct. Exchanges of the four are interleaved in one run; medians.
+
+Client and server are held on one processor each where there are two: which of them share one is
+otherwise the scheduler's mood, and worth a factor of eight to a small message (two processes on one
+processor hand over without waking another, which two hosts never can).
+
+``python -m tests.bench.wire`` writes ``bench.json`` and prints the ratios.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+
+from testbed.policy.agent import Agent
+from testbed.policy.latency import Candidate
+from testbed.policy.policies import Outcome, make_policy
+from testbed.worker.client import Connection, Endpoint
+from testbed.worker.encoding import aligned_buffer
+from testbed.worker.layout import REPLY_BYTES, Allowed, Layout, ServerTimes, reply_header
+from testbed.worker.transfer import HEADROOM_BYTES, Receiver, configure, mark_bytes, send
+from testbed.worker.wire import (
+    MAX_TEXT_BYTES,
+    BadFrame,
+    Dtype,
+    Header,
+    Kind,
+    PeerGone,
+    describe,
+    seal,
+)
+
+SIZES_BYTES = (5_000, 300_000, 1_200_000)
+NAMES = ("ours", "bare", "grpc", "zmq")
+ROUNDS, TURNS, WARM = 15, 20, 20
+TIMEOUT_NS = 10_000_000_000
+METHOD = "/bench/echo"
+GRPC_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+Echo = Callable[[], object]
+
+
+def layout_of(size_bytes: int) -> Layout:
+    return Layout("0", 0, Dtype.FLOAT32, (1, size_bytes // 4), size_bytes)
+
+
+def accept_one(announce: Callable[[int], None]) -> socket.socket:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        announce(listener.getsockname()[1])
+        return listener.accept()[0]
+
+
+def serve_ours(size_bytes: int, announce: Callable[[int], None]) -> None:
+    sock = accept_one(announce)
+    configure(sock, TIMEOUT_NS, None)
+
+    def token(header: Header) -> None:
+        if header.kind != Kind.TOKEN or header.payload_bytes > MAX_TEXT_BYTES:
+            raise BadFrame("no token")
+
+    buffer = aligned_buffer(HEADROOM_BYTES + size_bytes)
+    Receiver(sock, buffer, token).receive(timeout_ns=TIMEOUT_NS)
+    send(sock, seal(describe(reply_header(0))), timeout_ns=TIMEOUT_NS)
+    receiver = Receiver(sock, buffer, Allowed([layout_of(size_bytes)]))
+    description = describe(reply_header(REPLY_BYTES + size_bytes))
+    while True:
+        try:
+            frame = receiver.receive(timeout_ns=TIMEOUT_NS, mark_bytes=mark_bytes(0), idle=True)
+        except PeerGone:
+            return
+        meta = ServerTimes(0, 0, 0, frame.span_bytes, frame.span_ns, bytes(32)).pack()
+        header = seal(description, frame.query)
+        send(sock, header, meta, frame.payload, timeout_ns=TIMEOUT_NS)
+
+
+def receive_bare(sock: socket.socket, view: memoryview) -> bool:
+    got = 0
+    while got < len(view):
+        count = sock.recv_into(view[got:])
+        if not count:
+            return False
+        got += count
+    return True
+
+
+def serve_bare(size_bytes: int, announce: Callable[[int], None]) -> None:
+    sock = accept_one(announce)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    view = memoryview(bytearray(size_bytes))
+    while receive_bare(sock, view):
+        sock.sendall(view)
+
+
+def serve_grpc(size_bytes: int, announce: Callable[[int], None]) -> None:
+    import grpc
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: request)
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Handler()], options=GRPC_OPTIONS)
+    announce(server.add_insecure_port("127.0.0.1:0"))
+    server.start()
+    sys.stdin.read()
+    server.stop(None)
+
+
+def serve_zmq(size_bytes: int, announce: Callable[[int], None]) -> None:
+    import zmq
+
+    sock = zmq.Context.instance().socket(zmq.REP)
+    announce(sock.bind_to_random_port("tcp://127.0.0.1"))
+    while message := sock.recv():
+        sock.send(message)
+
+
+def client_ours(port: int, payload: memoryview) -> Echo:
+    layout = layout_of(len(payload))
+    endpoint = Endpoint("127.0.0.1", port, "token", TIMEOUT_NS, None)
+    connection = Connection(endpoint, len(payload) // 4)
+    return lambda: connection.query(1, layout, payload)
+
+
+def client_bare(port: int, payload: memoryview) -> Echo:
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    view = memoryview(bytearray(len(payload)))
+
+    def echo() -> None:
+        sock.sendall(payload)
+        receive_bare(sock, view)
+
+    return echo
+
+
+def client_grpc(port: int, payload: memoryview) -> Echo:
+    import grpc
+
+    call = grpc.insecure_channel(f"127.0.0.1:{port}", options=GRPC_OPTIONS).unary_unary(METHOD)
+    return lambda: call(bytes(payload))
+
+
+def client_zmq(port: int, payload: memoryview) -> Echo:
+    import zmq
+
+    sock = zmq.Context.instance().socket(zmq.REQ)
+    sock.connect(f"tcp://127.0.0.1:{port}")
+
+    def echo() -> None:
+        sock.send(payload)
+        sock.recv()
+
+    return echo
+
+
+def start_server(name: str, size_bytes: int, processor: int) -> tuple[subprocess.Popen[str], int]:
+    command = [sys.executable, "-m", "tests.bench.wire", name, str(size_bytes), str(processor)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, int(process.stdout.readline())
+
+
+def measure(size_bytes: int, processor: int) -> dict[str, float]:
+    """Median round trip of each in microseconds, exchanges taken in turns."""
+    buffer = aligned_buffer(size_bytes)
+    torch.frombuffer(buffer, dtype=torch.float32).normal_()
+    servers = {name: start_server(name, size_bytes, processor) for name in NAMES}
+    clients: dict[str, Echo] = {
+        name: globals()[f"client_{name}"](port, buffer) for name, (_, port) in servers.items()
+    }
+    times: dict[str, list[int]] = {name: [] for name in NAMES}
+    try:
+        for _ in range(ROUNDS):
+            for name, echo in clients.items():
+                # The first exchanges after a change of server find cold caches and a small window.
+                for turn in range(WARM + TURNS):
+                    begun_ns = perf_counter_ns()
+                    echo()
+                    if turn >= WARM:
+                        times[name].append(perf_counter_ns() - begun_ns)
+    finally:
+        for process, _ in servers.values():
+            process.kill()
+            process.communicate()
+    result: dict[str, float] = {f"{n}_us": median(t) / 1000 for n, t in times.items()}
+    return {**result, "n": ROUNDS * TURNS}
+
+
+def decide_us() -> float:
+    """Median of one decision of ``dynamic`` among six candidates, after some transfers."""
+    candidates = tuple(
+        Candidate(split, 10**6 * i, 10**4, 10**4, 10**7 - 10**6 * i, 150_000 >> i, 4_200)
+        for i, split in enumerate(("offload", "1", "3", "5", "11"))
+    )
+    local = Candidate("local", 3 * 10**7, 0, 0, 0, 0, 0)
+    policy = make_policy("dynamic", [c.split for c in (*candidates, local)], seed=1)
+    agent = Agent(policy, (*candidates, local), 200_000, None)
+    for n in range(20):
+        agent.observe(
+            Outcome(n * 10**8, "1", 10**8, 10**6, 10**7, 10**7, 75_000, 6 * 10**7, "ok", "measured")
+        )
+    times = []
+    for n in range(5000):
+        begun_ns = perf_counter_ns()
+        agent.decide(20 * 10**8 + n)
+        times.append(perf_counter_ns() - begun_ns)
+    return median(times) / 1000
+
+
+def main() -> None:
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, processors[:1])
+    wire = {str(size): measure(size, processors[-1]) for size in SIZES_BYTES}
+    document = {"wire": wire, "decide_us": decide_us()}
+    Path("bench.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(f"{'bytes':>9} {'n':>5}" + "".join(f"{name + ' µs':>12}" for name in NAMES) + "  / bare")
+    for size, row in wire.items():
+        columns = "".join(f"{row[name + '_us']:12.1f}" for name in NAMES)
+        ratios = "  ".join(f"{name} {row[name + '_us'] / row['bare_us']:.2f}" for name in NAMES)
+        print(f"{size:>9} {row['n']:>5}{columns}  {ratios}")
+    print(f"decide {document['decide_us']:.1f} µs")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 4:
+        os.sched_setaffinity(0, [int(sys.argv[3])])
+        serve = globals()[f"serve_{sys.argv[1]}"]
+        serve(int(sys.argv[2]), lambda port: print(port, flush=True))
+    else:
+        main()
