@@ -23,7 +23,7 @@ from testbed.hosts.connection import Connection
 
 # The orchestrator's own parts: they import what a host does not have.
 ORCHESTRATOR_ONLY = frozenset(
-    {"cli.py", "progress.py", "config", "hosts", "lab", "orchestrator", "traces"}
+    {"cli", "__main__.py", "progress.py", "config", "hosts", "lab", "orchestrator", "traces"}
 )
 UPLOAD_TIMEOUT_S = 600.0
 

@@ -114,19 +114,19 @@ def _lte(rng: random.Random, count: int, step_s: float) -> list[float]:
 
 
 def _sweep(rng: random.Random, count: int, step_s: float) -> list[float]:
-    """First half: smoothly up and down again; second half: every level again, in shuffled steps.
+    """First half: smoothly down and up again; second half: every level again, in shuffled steps.
 
-    The steps last 0.5 s. Levels are bent upwards from the logarithmic scale, so that the high
-    rates, which are over quickly there, get about as much time as the low ones.
+    Levels are even on the logarithmic scale, so that every octave gets the same time; the steps
+    last 1 s. It begins at the top: what a run does before it measures is then soon done.
     """
     smooth = count // 2
-    sweep = [1 - abs(1 - 2 * (i + 0.5) / smooth) for i in range(smooth)]
-    hold = max(1, round(0.5 / step_s))
+    sweep = [abs(1 - 2 * (i + 0.5) / smooth) for i in range(smooth)]
+    hold = max(1, round(1 / step_s))
     stairs = -(-(count - smooth) // hold)
     levels = [(i + 0.5) / stairs for i in range(stairs)]
     rng.shuffle(levels)
     held = [level for level in levels for _ in range(hold)][: count - smooth]
-    return [level**0.8 for level in (*sweep, *held)]
+    return sweep + held
 
 
 KINDS: dict[str, Generator] = {
