@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic_ns
@@ -142,9 +142,12 @@ class ServerLink:
     Raises WireError or OSError where the server cannot be reached at once: a run must not begin.
     """
 
-    def __init__(self, endpoint: Endpoint, outputs: int) -> None:
+    def __init__(
+        self, endpoint: Endpoint, outputs: int, now_ns: Callable[[], int] = monotonic_ns
+    ) -> None:
         self._endpoint = endpoint
         self._outputs = outputs
+        self._now_ns = now_ns
         self._backoff_ns = _BACKOFF_NS
         self._not_before_ns = 0
         self._connection: Connection | None = Connection(endpoint, outputs)
@@ -163,7 +166,7 @@ class ServerLink:
 
     @contextmanager
     def _attempt(self) -> Iterator[Connection]:
-        if self._connection is None and monotonic_ns() < self._not_before_ns:
+        if self._connection is None and self._now_ns() < self._not_before_ns:
             raise Unreachable("the connection is lost; the next attempt is not due yet")
         try:
             if self._connection is None:
@@ -173,7 +176,7 @@ class ServerLink:
         except (WireError, OSError):
             # Dropped: a reply that comes late must not answer another query.
             self.close()
-            self._not_before_ns = monotonic_ns() + self._backoff_ns
+            self._not_before_ns = self._now_ns() + self._backoff_ns
             self._backoff_ns = min(2 * self._backoff_ns, _BACKOFF_MOST_NS)
             raise
 

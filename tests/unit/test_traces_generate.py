@@ -73,7 +73,7 @@ def test_quickstart_trace_is_what_its_header_says() -> None:
     assert shipped == made
     means = shipped.means("up", S // 10)
     share = [sum(low <= m < high for m in means) / len(means) for low, high in BANDS]
-    assert all(0.2 < s < 0.6 for s in share)
+    assert all(0.15 < s < 0.6 for s in share)
 
 
 # Where local, a split and offload win with the quickstart's model and shares.
