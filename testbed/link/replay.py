@@ -1,0 +1,118 @@
+"""Pace rate changes and counter samples on absolute monotonic deadlines.
+
+A late event is yielded late and the next one keeps its own deadline: lateness is recorded,
+never accumulated.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from operator import attrgetter
+from typing import Any
+
+from testbed.errors import UserError
+
+ENDS = ("loop", "hold", "stop")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One direction's rates over time.
+
+    Attributes:
+        changes: (time since the start in ns, rate in bit/s of IP bytes), the first at 0, rising.
+        duration_ns: length of the trace, after its last change.
+        end: what follows: ``loop`` from the start, ``hold`` the last rate, or ``stop``: nothing
+            more is changed or sampled.
+    """
+
+    changes: tuple[tuple[int, int], ...]
+    duration_ns: int
+    end: str
+
+    def __post_init__(self) -> None:
+        times = [t_ns for t_ns, _ in self.changes]
+        if not times or times[0] != 0 or sorted(set(times)) != times:
+            raise UserError("schedule: expected changes, the first at 0 ns, at rising times")
+        if self.duration_ns <= times[-1]:
+            raise UserError(
+                f"schedule: expected a duration after its last change at {times[-1]} ns, got "
+                f"{self.duration_ns} ns"
+            )
+        if self.end not in ENDS:
+            raise UserError(f"schedule: end: expected {', '.join(ENDS)}, got {self.end!r}")
+
+    @property
+    def end_ns(self) -> int | None:
+        """When the replay of this direction is over, or None where it goes on until told."""
+        return self.duration_ns if self.end == "stop" else None
+
+
+def schedule_from_json(document: Mapping[str, Any]) -> Schedule:
+    """A schedule from ``{"changes": [[t_ns, rate_bps], …], "duration_ns", "end"}``."""
+    changes = tuple((t_ns, rate_bps) for t_ns, rate_bps in document["changes"])
+    return Schedule(changes, document["duration_ns"], document["end"])
+
+
+@dataclass(frozen=True)
+class Change:
+    """The n-th change of one direction's rate, due ``t_ns`` after the start."""
+
+    t_ns: int
+    direction: str
+    n: int
+    rate_bps: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One direction's counters are to be read ``t_ns`` after the start."""
+
+    t_ns: int
+    direction: str
+
+
+Event = Change | Sample
+
+
+def _changes(direction: str, schedule: Schedule) -> Iterator[Change]:
+    rounds = count() if schedule.end == "loop" else range(1)
+    numbers = count()
+    for i in rounds:
+        for t_ns, rate_bps in schedule.changes:
+            due_ns = i * schedule.duration_ns + t_ns
+            yield Change(due_ns, direction, next(numbers), rate_bps)
+
+
+def _samples(direction: str, schedule: Schedule, interval_ns: int) -> Iterator[Sample]:
+    for t_ns in count(interval_ns, interval_ns):
+        if schedule.end_ns is not None and t_ns > schedule.end_ns:
+            return
+        yield Sample(t_ns, direction)
+
+
+def timeline(schedules: Mapping[str, Schedule], sample_interval_ns: int) -> Iterator[Event]:
+    """All directions' events in order of time; at one moment, changes come before samples."""
+    streams: list[Iterator[Event]] = [_changes(d, s) for d, s in schedules.items()]
+    streams += [_samples(d, s, sample_interval_ns) for d, s in schedules.items()]
+    return heapq.merge(*streams, key=attrgetter("t_ns"))
+
+
+def replay(
+    events: Iterator[Event], t0_ns: int, now_ns: Callable[[], int], wait: Callable[[float], bool]
+) -> Iterator[Event]:
+    """Yield each event once its time has come, until they end or the wait is cut short.
+
+    ``wait(seconds)`` returns True as soon as the replay is to stop (``threading.Event.wait``); it
+    is asked before every event, so a replay that has fallen behind stops at once too.
+    """
+    for event in events:
+        left_ns = 1
+        while left_ns > 0:
+            left_ns = t0_ns + event.t_ns - now_ns()
+            if wait(max(0, left_ns) / 1e9):
+                return
+        yield event

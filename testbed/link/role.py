@@ -1,0 +1,193 @@
+"""The link role: shape what it is told to, replay each run's schedules, put everything back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from testbed.control import Control, Message
+from testbed.errors import GroupError, UserError
+from testbed.link import host
+from testbed.link.interface import ShapedInterface
+from testbed.link.replay import Change, Event, Schedule, replay, schedule_from_json, timeline
+from testbed.link.state import State
+from testbed.link.tree import tree_from_json
+
+SAMPLE_INTERVAL_NS = 10**9
+
+
+class LinkRole:
+    """Messages in, shaped interfaces and ``link`` records out; all in the main thread."""
+
+    def __init__(self, control: Control, environ: Mapping[str, str]) -> None:
+        self._control = control
+        self._environ = environ
+        self._ipr: IPRoute | None = None
+        self._shaped: dict[str, ShapedInterface] = {}
+        self._schedules: dict[str, Schedule] = {}
+
+    def hello(self) -> Message:
+        """What this host's kernel can do, and the settings that a shaped flow depends on."""
+        sysctls = host.read_sysctls()
+        return {
+            "netem": host.has_netem(),
+            "pyroute2": host.pyroute2_version(),
+            "psched": Path("/proc/net/psched").read_text().strip(),
+            "congestion_control": sysctls["net.ipv4.tcp_congestion_control"],
+            "sysctls": sysctls,
+        }
+
+    def handle(self, message: Message) -> None:
+        """Act on one message; after any failure but a UserError nothing stays shaped."""
+        actions: dict[str, Callable[[Message], None]] = {
+            "setup": self._set_up,
+            "start": self._start,
+            "go": self._go,
+            "restore": self._restore,
+        }
+        action = actions.get(message["type"])
+        if action is None:
+            raise UserError(f"link: unknown message {message['type']!r}; expected {list(actions)}")
+        try:
+            action(message)
+        except UserError:
+            raise
+        except Exception:
+            self.close()
+            raise
+
+    def _set_up(self, message: Message) -> None:
+        if self._shaped:
+            raise UserError("link: is set up already; restore first")
+        trees = {name: tree_from_json(doc) for name, doc in message["directions"].items()}
+        interfaces = [tree.interface for tree in trees.values()]
+        if len(set(interfaces)) != len(interfaces):
+            raise UserError(f"link: expected one interface a direction, got {interfaces}")
+        if self._ipr is None:
+            self._ipr = IPRoute()
+        host.refuse_management_path(self._ipr, interfaces, self._environ)
+        # All are looked at before the first is changed: a refusal then leaves nothing half done.
+        shaped = {name: ShapedInterface(self._ipr, tree) for name, tree in trees.items()}
+        self._shaped = shaped
+        after = {side.tree.interface: side.shape() for side in shaped.values()}
+        self._control.send(
+            "ready",
+            before={side.tree.interface: side.before for side in shaped.values()},
+            shaped=after,
+            burst_bytes={name: tree.burst_bytes for name, tree in trees.items()},
+            class_bps={name: tree.class_bps for name, tree in trees.items()},
+            queue_bytes={name: tree.held_bytes for name, tree in trees.items()},
+            offloads={
+                side.tree.interface: [
+                    name for name, was in side.before["offloads"].items() if was["active"]
+                ]
+                for side in shaped.values()
+            },
+        )
+
+    def _start(self, message: Message) -> None:
+        schedules = {n: schedule_from_json(doc) for n, doc in message["schedules"].items()}
+        if set(schedules) != set(self._shaped):
+            raise UserError(
+                f"link: expected schedules for {sorted(self._shaped) or 'nothing: not set up'}, "
+                f"got {sorted(schedules)}"
+            )
+        for name, schedule in schedules.items():
+            for _, rate_bps in schedule.changes:
+                self._shaped[name].tree.with_rate(rate_bps)  # refuses what cannot be set
+        for name, schedule in schedules.items():
+            self._shaped[name].set_rate(schedule.changes[0][1])
+        self._schedules = schedules
+        self._control.send("started", counters=self._counters())
+
+    def _go(self, message: Message) -> None:
+        if not self._schedules:
+            raise UserError("link: nothing to replay: start comes before go")
+        schedules, self._schedules = self._schedules, {}
+        t0_ns = time.monotonic_ns()
+        self._control.send("went", t0_ns=t0_ns)
+        late_ns: list[int] = []
+        events = timeline(schedules, SAMPLE_INTERVAL_NS)
+        stopping = self._control.stopping
+        for event in replay(events, t0_ns, time.monotonic_ns, stopping.wait):
+            record = self._act(event, t0_ns)
+            if "late_ns" in record:
+                late_ns.append(record["late_ns"])
+            self._control.record("link", record)
+        stopping.wait()  # where every schedule ends in "stop", the last rates stay until told
+        self._control.send(
+            "done",
+            counters=self._counters(),
+            changes=len(late_ns),
+            late_p99_ns=percentile_99_ns(late_ns),
+            late_max_ns=max(late_ns, default=None),
+            shaped={s.tree.interface: s.state() for s in self._shaped.values()},
+        )
+
+    def _act(self, event: Event, t0_ns: int) -> Message:
+        side = self._shaped[event.direction]
+        if not isinstance(event, Change):
+            sample = side.counters()
+            return {
+                "direction": event.direction,
+                "t_ns": time.monotonic_ns(),
+                "sample": sample,
+            }
+        begun_ns = time.monotonic_ns()
+        side.set_rate(event.rate_bps)
+        applied_ns = time.monotonic_ns()  # the kernel has acknowledged: in force from here at last
+        planned_ns = t0_ns + event.t_ns
+        return {
+            "direction": event.direction,
+            "n": event.n,
+            "t_planned_ns": planned_ns,
+            "t_applied_ns": applied_ns,
+            "late_ns": applied_ns - planned_ns,
+            "took_ns": applied_ns - begun_ns,
+            "rate_bps": event.rate_bps,
+            "class_bps": side.tree.class_bps,
+            "burst_bytes": side.tree.burst_bytes,
+        }
+
+    def _counters(self) -> dict[str, dict[str, int]]:
+        return {name: side.counters() for name, side in self._shaped.items()}
+
+    def _restore(self, message: Message) -> None:
+        self._control.send("restored", after=self._put_back())
+
+    def _put_back(self) -> dict[str, State | None]:
+        after: dict[str, State | None] = {}
+        outcomes: dict[str, BaseException | None] = {}
+        with IPRoute() as ipr:
+            for name, side in list(self._shaped.items()):
+                interface = side.tree.interface
+                try:
+                    after[interface] = side.restore(ipr)
+                    outcomes[interface] = None
+                    del self._shaped[name]
+                except Exception as error:  # one failure must not leave the other side shaped
+                    outcomes[interface] = error
+        if any(outcomes.values()):
+            raise GroupError("link: restore", outcomes)
+        return after
+
+    def close(self) -> None:
+        """Put everything back; harmless when called again."""
+        try:
+            if self._shaped:
+                self._put_back()
+        finally:
+            if self._ipr is not None:
+                self._ipr.close()
+                self._ipr = None
+
+
+def percentile_99_ns(values_ns: list[int]) -> int | None:
+    """The smallest value that at least 99 % of the values do not exceed; None for no values."""
+    if not values_ns:
+        return None
+    rank = -(-len(values_ns) * 99 // 100)
+    return sorted(values_ns)[rank - 1]

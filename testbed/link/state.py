@@ -1,0 +1,83 @@
+"""What an interface's traffic control looks like now, in a canonical form that compares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyroute2 import IPRoute
+
+from testbed.link.offload import read_offloads
+from testbed.link.qdisc import counters_of
+from testbed.link.tree import format_handle
+
+# Counters and alignment inside the options: they are no part of what was set.
+_VOLATILE = ("header", "UNKNOWN", "__align", "direct_pkts", "TCA_U32_PCNT")
+
+State = dict[str, Any]
+
+
+def read_state(ipr: IPRoute, interface: str, index: int) -> State:
+    """``{"qdiscs", "classes", "filters", "offloads", "link", "counters"}``, JSON-ready.
+
+    All but ``counters`` is the same before shaping and after restoring.
+    """
+    qdiscs = list(ipr.get_qdiscs(index=index))
+    classes = list(ipr.get_classes(index=index))
+    filters = [
+        found
+        for qdisc in qdiscs
+        if qdisc["handle"]
+        for found in ipr.get_filters(index=index, handle=0, parent=qdisc["handle"])
+    ]
+    return {
+        "qdiscs": [_describe(message) for message in qdiscs],
+        "classes": [_describe(message) for message in classes],
+        "filters": [_describe(message) for message in filters],
+        "offloads": read_offloads(interface),
+        "link": read_link(ipr, index),
+        "counters": {
+            f"{name} {format_handle(message['handle'])} {format_handle(message['parent'])}": (
+                counters_of(message)
+            )
+            for name, found in (("qdisc", qdiscs), ("class", classes))
+            for message in found
+        },
+    }
+
+
+def read_link(ipr: IPRoute, index: int) -> dict[str, int]:
+    """The settings of the interface itself that shaping touches, by pyroute2's names."""
+    link = ipr.get_links(index)[0]
+    return {
+        "txqlen": link.get_attr("IFLA_TXQLEN"),
+        "gso_max_segs": link.get_attr("IFLA_GSO_MAX_SEGS"),
+    }
+
+
+def differences(before: State, after: State) -> tuple[str, ...]:
+    """The parts of two states that differ, counters apart."""
+    return tuple(key for key in before if key != "counters" and before[key] != after[key])
+
+
+def _describe(message: Any) -> dict[str, Any]:
+    return {
+        "kind": message.get_attr("TCA_KIND"),
+        "handle": format_handle(message["handle"]),
+        "parent": format_handle(message["parent"]),
+        "options": _plain(message.get_attr("TCA_OPTIONS")),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Netlink attributes as plain dicts and lists."""
+    if isinstance(value, Mapping):
+        fields = {**value, **dict(value.get("attrs", ()))}
+        return {
+            key: _plain(field)
+            for key, field in fields.items()
+            if key != "attrs" and key not in _VOLATILE
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value.hex() if isinstance(value, (bytes, bytearray)) else value

@@ -1,0 +1,434 @@
+"""The link role, as a process in a namespace of its own, under real traffic."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from pyroute2 import IPRoute, netns
+from pyroute2.netlink.rtnl import TC_H_ROOT
+
+from testbed import framing
+from testbed.errors import UserError
+from testbed.link import qdisc
+from testbed.link.host import refuse_management_path
+from testbed.link.state import differences
+from testbed.link.tree import CLASS_HANDLE, ROOT_HANDLE, Tree
+
+pytestmark = pytest.mark.lab
+
+CLONE_NEWNET = 0x40000000
+ENTER = f"""
+import ctypes, os, sys
+fd = os.open(sys.argv[1], os.O_RDONLY)
+assert ctypes.CDLL(None, use_errno=True).setns(fd, {CLONE_NEWNET}) == 0, "setns"
+os.close(fd)
+os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
+"""
+READ_STATE = """
+import json, sys
+from pyroute2 import IPRoute
+from testbed.link.state import read_state
+with IPRoute() as ipr:
+    index = ipr.link_lookup(ifname=sys.argv[1])[0]
+    print(json.dumps(read_state(ipr, sys.argv[1], index)))
+"""
+UDP_PAYLOAD_BYTES = framing.MTU_BYTES - 28
+QUEUE_BYTES = 30_000
+MBIT = 10**6
+
+
+def inside(name: str, *arguments: str) -> list[str]:
+    """The command that runs this Python in a namespace."""
+    return [sys.executable, "-c", ENTER, f"/var/run/netns/{name}", *arguments]
+
+
+class Wire:
+    """device — router — server, one veth pair a side, addresses 10.77.<side>.<1 router, 2 host>."""
+
+    def __init__(self) -> None:
+        self.names = {who: f"lnk{os.getpid()}-{who}" for who in ("device", "router", "server")}
+
+    def up(self) -> None:
+        for name in self.names.values():
+            netns.create(name)
+        for side, who in enumerate(("device", "server")):
+            with IPRoute(netns=self.names["router"], flags=0) as ipr:
+                peer = {"ifname": "data", "net_ns_fd": self.names[who]}
+                ipr.link("add", ifname=f"to-{who}", kind="veth", peer=peer)
+                self._address(ipr, f"to-{who}", f"10.77.{side}.1")
+            with IPRoute(netns=self.names[who], flags=0) as ipr:
+                self._address(ipr, "data", f"10.77.{side}.2")
+                # A veth hands super-packets on whole, where a real cable carries packets.
+                ipr.link("set", index=ipr.link_lookup(ifname="data")[0], gso_max_segs=1)
+                ipr.route("add", dst="default", gateway=f"10.77.{side}.1")
+        forward = "from pathlib import Path; Path('/proc/sys/net/ipv4/ip_forward').write_text('1')"
+        subprocess.run(inside(self.names["router"], "-c", forward), check=True)
+
+    @staticmethod
+    def _address(ipr: IPRoute, interface: str, address: str) -> None:
+        index = ipr.link_lookup(ifname=interface)[0]
+        ipr.addr("add", index=index, address=address, prefixlen=24)
+        ipr.link("set", index=index, state="up")
+
+    def down(self) -> None:
+        existing = set(netns.listnetns())
+        for name in self.names.values():
+            if name in existing:
+                netns.remove(name)
+
+    def state(self, who: str, interface: str) -> dict[str, Any]:
+        """The canonical state, read by a process that has nothing to do with the role."""
+        command = inside(self.names[who], "-c", READ_STATE, interface)
+        told = subprocess.run(command, check=True, capture_output=True, timeout=30)
+        return json.loads(told.stdout)
+
+    def socket(self, who: str, kind: socket.SocketKind) -> socket.socket:
+        """A socket that lives in a namespace: made by a thread that enters it."""
+        made: list[socket.socket] = []
+
+        def make() -> None:
+            fd = os.open(f"/var/run/netns/{self.names[who]}", os.O_RDONLY)
+            try:
+                if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) == 0:
+                    made.append(socket.socket(socket.AF_INET, kind))
+            finally:
+                os.close(fd)
+
+        thread = threading.Thread(target=make)
+        thread.start()
+        thread.join()
+        made[0].settimeout(5)
+        return made[0]
+
+
+class Role:
+    """The role's process and the orchestrator's end of its protocol."""
+
+    def __init__(self, namespace: str) -> None:
+        environ = {k: v for k, v in os.environ.items() if k != "SSH_CONNECTION"}
+        self.process = subprocess.Popen(
+            inside(namespace, "-m", "testbed.link"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environ,
+        )
+        self.records: list[dict[str, Any]] = []
+        self.hello = self.expect("hello")
+
+    def send(self, kind: str, **fields: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps({"type": kind, **fields}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def expect(self, kind: str) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            message = json.loads(line)
+            if message["type"] == kind:
+                return message
+            assert message["type"] == "record", message
+            self.records.append(message["record"])
+        raise AssertionError(f"the role ended before it said {kind}")
+
+    def expect_record(self) -> None:
+        assert self.process.stdout is not None
+        message = json.loads(self.process.stdout.readline())
+        assert message["type"] == "record", message
+        self.records.append(message["record"])
+
+    def ask(self, kind: str, answer: str, **fields: Any) -> dict[str, Any]:
+        self.send(kind, **fields)
+        return self.expect(answer)
+
+    def shape(self, *interfaces: str, rate_bps: int = 10 * MBIT) -> dict[str, Any]:
+        directions = {
+            name: {"interface": interface, "rate_bps": rate_bps, "queue_bytes": QUEUE_BYTES}
+            for name, interface in zip(("uplink", "downlink"), interfaces, strict=False)
+        }
+        return self.ask("setup", "ready", directions=directions)
+
+    def start(self, **schedules: dict[str, Any]) -> dict[str, Any]:
+        return self.ask("start", "started", run_id="r", schedules=schedules)
+
+    def end(self) -> int:
+        assert self.process.stdin is not None
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+        return self.process.wait(timeout=20)
+
+    def close(self) -> None:
+        self.end()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Wire]:
+    made = Wire()
+    with ExitStack() as stack:
+        stack.callback(made.down)
+        made.up()
+        yield made
+
+
+@pytest.fixture
+def role(wire: Wire) -> Iterator[Role]:
+    with ExitStack() as stack:
+        made = Role(wire.names["router"])
+        stack.callback(made.close)
+        yield made
+
+
+def constant(rate_bps: int) -> dict[str, Any]:
+    return {"changes": [[0, rate_bps]], "duration_ns": 10**9, "end": "hold"}
+
+
+def udp_throughput_bps(wire: Wire, offered_bps: int, seconds: float) -> float:
+    """IP bits per second that reach the server while the device offers more than the rate."""
+    packet = bytes(UDP_PAYLOAD_BYTES)
+    gap_s = framing.MTU_BYTES * 8 / offered_bps
+    with wire.socket("server", socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 21)
+        receiver.bind(("10.77.1.2", 0))
+        address = receiver.getsockname()
+
+        def send() -> None:
+            begin_s, sent = time.monotonic(), 0
+            with wire.socket("device", socket.SOCK_DGRAM) as sender:
+                while (elapsed_s := time.monotonic() - begin_s) < seconds:
+                    while sent * gap_s <= elapsed_s:
+                        sender.sendto(packet, address)
+                        sent += 1
+                    time.sleep(0.002)
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        receiver.recv(2048)
+        first_s = last_s = time.monotonic()
+        received = 0
+        receiver.settimeout(0.5)
+        while last_s - first_s < 2 * seconds:
+            try:
+                receiver.recv(2048)
+            except TimeoutError:
+                break
+            received, last_s = received + 1, time.monotonic()
+        thread.join()
+    return received * framing.MTU_BYTES * 8 / (last_s - first_s)
+
+
+def tcp_throughput_bps(wire: Wire, payload_bytes: int) -> float:
+    """IP bits per second of one TCP payload from the device to the server."""
+    with wire.socket("server", socket.SOCK_STREAM) as listener:
+        listener.bind(("10.77.1.2", 0))
+        listener.listen(1)
+        with wire.socket("device", socket.SOCK_STREAM) as sender:
+            sender.connect(listener.getsockname())
+            receiver, _ = listener.accept()
+            with receiver:
+                thread = threading.Thread(target=sender.sendall, args=(bytes(payload_bytes),))
+                thread.start()
+                received = len(receiver.recv(1 << 16))
+                first_bytes, first_s = received, time.monotonic()
+                while received < payload_bytes:
+                    received += len(receiver.recv(1 << 16))
+                span_s = time.monotonic() - first_s
+                thread.join()
+    return framing.ip_bytes(received - first_bytes) * 8 / span_s
+
+
+@pytest.mark.parametrize("rate_bps", [5 * MBIT, 20 * MBIT])
+def test_udp_and_tcp_are_carried_at_the_rate(wire: Wire, role: Role, rate_bps: int) -> None:
+    ready = role.shape("to-server", "to-device", rate_bps=rate_bps)
+    assert ready["class_bps"]["uplink"] >= framing.class_rate_bps(rate_bps)
+    before = role.start(uplink=constant(rate_bps), downlink=constant(rate_bps))["counters"]
+    role.ask("go", "went")
+    assert udp_throughput_bps(wire, 2 * rate_bps, 1.0) == pytest.approx(rate_bps, rel=0.1)
+    assert tcp_throughput_bps(wire, rate_bps // 8) == pytest.approx(rate_bps, rel=0.1)
+    done = role.ask("stop", "done")
+    assert done["counters"]["uplink"]["drops"] > before["uplink"]["drops"]
+    samples = [
+        r["sample"]["bytes"] for r in role.records if r["direction"] == "uplink" and "sample" in r
+    ]
+    assert samples
+    assert samples == sorted(samples)
+    assert done["counters"]["uplink"]["bytes"] >= samples[-1]
+
+
+def test_at_the_senders_egress_no_super_packet_slips_through(wire: Wire) -> None:
+    payload_bytes, rate_bps = 60_000, 5 * MBIT
+    with IPRoute(netns=wire.names["device"], flags=0) as ipr:
+        (index,) = ipr.link_lookup(ifname="data")
+        ipr.link("set", index=index, gso_max_segs=64)
+        with ExitStack() as stack:
+            stack.callback(lambda: ipr.link("set", index=index, gso_max_segs=1))
+            role = Role(wire.names["device"])
+            stack.callback(role.close)
+            role.shape("data", rate_bps=rate_bps)
+            begin_s = time.monotonic()
+            tcp_throughput_bps(wire, payload_bytes)
+            took_ns = (time.monotonic() - begin_s) * 1e9
+            role.ask("restore", "restored")
+            assert ipr.get_links(index)[0].get_attr("IFLA_GSO_MAX_SEGS") == 64
+    # Half of the theory: with super-packets it is a hundredth, and noise only adds to it.
+    assert took_ns > framing.serialisation_ns(payload_bytes, rate_bps) / 2
+
+
+def test_rate_changes_follow_the_schedule(wire: Wire, role: Role) -> None:
+    role.shape("to-server", "to-device")
+    step_ns = 200_000_000
+    looping = {"changes": [[0, 5 * MBIT], [step_ns, 15 * MBIT]], "duration_ns": 2 * step_ns}
+    role.start(uplink={**looping, "end": "loop"}, downlink=constant(8 * MBIT))
+    t0_ns = role.ask("go", "went")["t0_ns"]
+    # Whole periods of 5 and 15 Mbit/s, so the mean is 10 wherever they begin.
+    assert udp_throughput_bps(wire, 30 * MBIT, 1.6) == pytest.approx(10 * MBIT, rel=0.1)
+    done = role.ask("stop", "done")
+    uplink = [r for r in role.records if r["direction"] == "uplink" and "n" in r]
+    assert len(uplink) >= 8
+    assert [r["n"] for r in uplink] == list(range(len(uplink)))
+    assert [r["t_planned_ns"] for r in uplink] == [t0_ns + n * step_ns for n in range(len(uplink))]
+    assert [r["rate_bps"] for r in uplink] == [
+        (5 if n % 2 == 0 else 15) * MBIT for n in range(len(uplink))
+    ]
+    assert all(
+        r["late_ns"] == r["t_applied_ns"] - r["t_planned_ns"] >= r["took_ns"] for r in uplink
+    )
+    assert done["changes"] == len(uplink) + 1
+    assert done["late_max_ns"] >= done["late_p99_ns"] > 0
+    last = uplink[-1]["class_bps"] // 8
+    (shaped,) = [c for c in done["shaped"]["to-server"]["classes"] if c["handle"] == "5d7b:1"]
+    assert shaped["options"]["TCA_HTB_PARMS"]["rate"] == last
+
+
+def test_runs_follow_each_other_and_the_tree_stays(wire: Wire, role: Role) -> None:
+    role.shape("to-server")
+    schedule = {"changes": [[0, 2 * MBIT]], "duration_ns": 1000, "end": "stop"}
+    for _ in range(2):
+        role.start(uplink=schedule)
+        role.ask("go", "went")
+        role.expect_record()
+        assert role.ask("stop", "done")["changes"] == 1
+    state = wire.state("router", "to-server")
+    assert state["qdiscs"][0]["handle"] == "5d7b:"
+
+
+def test_restore_leaves_what_was_there_before(wire: Wire, role: Role) -> None:
+    before = {i: wire.state("router", i) for i in ("to-server", "to-device")}
+    assert any(was["active"] for was in before["to-server"]["offloads"].values())
+    ready = role.shape("to-server", "to-device")
+    shaped = wire.state("router", "to-server")
+    assert {"qdiscs", "classes", "filters", "offloads", "link"} == set(
+        differences(before["to-server"], shaped)
+    )
+    assert not any(was["active"] for was in shaped["offloads"].values())
+    assert not differences(ready["shaped"]["to-server"], shaped)
+    after = role.ask("restore", "restored")["after"]
+    for interface, was in before.items():
+        assert differences(was, after[interface]) == ()
+        assert differences(was, wire.state("router", interface)) == ()
+
+
+@pytest.mark.parametrize(
+    "ending", ["end of stdin", "in a run", signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+)
+def test_every_ending_puts_things_back(
+    wire: Wire, role: Role, ending: str | signal.Signals
+) -> None:
+    before = wire.state("router", "to-server")
+    role.shape("to-server")
+    if ending != "end of stdin":
+        role.start(uplink=constant(MBIT))
+        role.ask("go", "went")
+    if isinstance(ending, signal.Signals):
+        role.process.send_signal(ending)
+        assert role.process.wait(timeout=20) == 128 + ending
+    else:
+        assert role.end() == 0
+    assert differences(before, wire.state("router", "to-server")) == ()
+
+
+def test_a_killed_roles_tree_is_taken_over(wire: Wire, role: Role) -> None:
+    with ExitStack() as stack:
+        killed = Role(wire.names["router"])
+        stack.callback(killed.close)
+        killed.shape("to-server")
+        killed.process.kill()
+    ready = role.shape("to-server")
+    assert [q["kind"] for q in ready["before"]["to-server"]["qdiscs"]] == ["noqueue"]
+
+
+def test_a_foreign_root_is_refused_and_nothing_is_changed(wire: Wire, role: Role) -> None:
+    sides = {
+        name: {"interface": interface, "rate_bps": MBIT, "queue_bytes": QUEUE_BYTES}
+        for name, interface in (("downlink", "to-device"), ("uplink", "to-server"))
+    }
+    with IPRoute(netns=wire.names["router"], flags=0) as ipr:
+        index = ipr.link_lookup(ifname="to-server")[0]
+        ipr.tc("add", "pfifo", index=index, handle=0x10000, parent=TC_H_ROOT, limit=77)
+        try:
+            before = {i: wire.state("router", i) for i in ("to-device", "to-server")}
+            error = role.ask("setup", "error", directions=sides)
+            assert error["user"]
+            told = "to-server: expected the kernel's default root qdisc, got pfifo 1:"
+            assert told in error["message"]
+            for interface, was in before.items():
+                assert differences(was, wire.state("router", interface)) == ()
+        finally:
+            ipr.tc("del", index=index, parent=TC_H_ROOT)
+
+
+def test_another_default_than_before_is_replaced_by_the_kind_before(wire: Wire) -> None:
+    with IPRoute(netns=wire.names["router"], flags=0) as ipr:
+        index = ipr.link_lookup(ifname="to-server")[0]
+        try:
+            qdisc.apply(ipr, index, Tree("to-server", MBIT, QUEUE_BYTES))
+            qdisc.remove_root(ipr, "to-server", index, kind_before="pfifo_fast")
+            assert qdisc.read_root(ipr, index)[0] == "pfifo_fast"
+        finally:
+            ipr.tc("del", index=index, parent=TC_H_ROOT)
+
+
+def test_a_vanished_tree_fails_the_run_and_the_rest_is_put_back(wire: Wire, role: Role) -> None:
+    before = {i: wire.state("router", i) for i in ("to-device", "to-server")}
+    role.shape("to-server", "to-device")
+    with IPRoute(netns=wire.names["router"], flags=0) as ipr:
+        index = ipr.link_lookup(ifname="to-server")[0]
+        assert [c["handle"] for c in ipr.get_classes(index=index)] == [CLASS_HANDLE]
+        ipr.tc("del", index=index, handle=ROOT_HANDLE, parent=TC_H_ROOT)
+    schedules = {"uplink": constant(MBIT), "downlink": constant(MBIT)}
+    error = role.ask("start", "error", run_id="r", schedules=schedules)
+    assert not error["user"]
+    assert "to-server: change the rate" in error["message"]
+    for interface, was in before.items():
+        assert differences(was, wire.state("router", interface)) == ()
+
+
+def test_the_interface_that_carries_ssh_is_refused(wire: Wire) -> None:
+    environ = {"SSH_CONNECTION": "10.77.1.2 50000 10.77.1.1 22"}
+    with IPRoute(netns=wire.names["router"], flags=0) as ipr:
+        with pytest.raises(
+            UserError, match=r"to-server: carries the SSH connection from 10\.77\.1\.2"
+        ):
+            refuse_management_path(ipr, ["to-device", "to-server"], environ)
+        refuse_management_path(ipr, ["to-device"], environ)
+
+
+def test_the_greeting_tells_the_host(wire: Wire, role: Role) -> None:
+    assert role.hello["netem"] in (True, False)
+    assert len(role.hello["psched"].split()) == 4
+    assert role.hello["sysctls"]["net.ipv4.ip_forward"] == "1"
+    assert (
+        role.hello["congestion_control"] == role.hello["sysctls"]["net.ipv4.tcp_congestion_control"]
+    )

@@ -1,0 +1,145 @@
+"""Pacing under a clock of our own: lateness, ends, interruption."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import pytest
+
+from testbed.errors import UserError
+from testbed.link.replay import (
+    Change,
+    Event,
+    Sample,
+    Schedule,
+    replay,
+    schedule_from_json,
+    timeline,
+)
+from testbed.link.role import percentile_99_ns
+
+MS = 10**6
+NEVER_NS = 10**18
+
+
+class Clock:
+    """Time that passes only while somebody waits, or where a test says so."""
+
+    def __init__(self, stop_at_ns: int | None = None) -> None:
+        self.t_ns = 0
+        self.stop_at_ns = stop_at_ns
+
+    def now_ns(self) -> int:
+        return self.t_ns
+
+    def wait(self, seconds: float) -> bool:
+        until_ns = self.t_ns + round(seconds * 1e9)
+        if self.stop_at_ns is not None and until_ns >= self.stop_at_ns:
+            self.t_ns = max(self.t_ns, self.stop_at_ns)
+            return True
+        self.t_ns = until_ns
+        return False
+
+
+def planned(events: list[Event]) -> list[tuple[int, str, int]]:
+    return [(e.t_ns // MS, e.direction, e.rate_bps) for e in events if isinstance(e, Change)]
+
+
+def steps(end: str) -> Schedule:
+    return Schedule(((0, 100), (30 * MS, 200)), 50 * MS, end)
+
+
+def test_loop_repeats_after_the_duration_not_after_the_last_change() -> None:
+    events = list(islice(timeline({"uplink": steps("loop")}, NEVER_NS), 5))
+    assert planned(events) == [
+        (0, "uplink", 100),
+        (30, "uplink", 200),
+        (50, "uplink", 100),
+        (80, "uplink", 200),
+        (100, "uplink", 100),
+    ]
+    assert [e.n for e in events if isinstance(e, Change)] == [0, 1, 2, 3, 4]
+
+
+def test_hold_goes_on_sampling_and_stop_does_not() -> None:
+    held = list(islice(timeline({"uplink": steps("hold")}, 20 * MS), 8))
+    assert [e.t_ns // MS for e in held if isinstance(e, Sample)] == [20, 40, 60, 80, 100, 120]
+    stopped = list(timeline({"uplink": steps("stop")}, 20 * MS))
+    assert [e.t_ns // MS for e in stopped if isinstance(e, Sample)] == [20, 40]
+    assert planned(stopped) == planned(held) == [(0, "uplink", 100), (30, "uplink", 200)]
+
+
+def test_directions_share_one_time_line_and_changes_precede_samples() -> None:
+    schedules = {
+        "uplink": steps("stop"),
+        "downlink": Schedule(((0, 7), (10 * MS, 8)), 50 * MS, "stop"),
+    }
+    events = list(timeline(schedules, 30 * MS))
+    assert [(e.t_ns // MS, e.direction, type(e)) for e in events] == [
+        (0, "uplink", Change),
+        (0, "downlink", Change),
+        (10, "downlink", Change),
+        (30, "uplink", Change),
+        (30, "uplink", Sample),
+        (30, "downlink", Sample),
+    ]
+
+
+def test_lateness_does_not_accumulate() -> None:
+    clock = Clock()
+    late_ns = []
+    for event in islice(
+        replay(timeline({"u": steps("loop")}, NEVER_NS), 0, clock.now_ns, clock.wait), 6
+    ):
+        late_ns.append(clock.t_ns - event.t_ns)
+        if len(late_ns) == 2:
+            clock.t_ns += 65 * MS  # the machine was taken away in the middle of the second change
+    # Due at 0, 30, 50, 80, 100, 130 ms; back at 95 ms: two come late, the next is on time again.
+    assert late_ns == [0, 0, 45 * MS, 15 * MS, 0, 0]
+
+
+def test_no_event_comes_before_its_time_when_the_wait_ends_early() -> None:
+    clock = Clock()
+    events = replay(
+        timeline({"u": steps("stop")}, NEVER_NS),
+        0,
+        clock.now_ns,
+        lambda s: clock.wait(s / 2 + 1e-9),
+    )
+    assert all(clock.t_ns >= event.t_ns for event in events)
+    assert clock.t_ns >= 30 * MS
+
+
+def test_stopping_cuts_the_wait_short() -> None:
+    clock = Clock(stop_at_ns=40 * MS)
+    events = list(replay(timeline({"u": steps("loop")}, NEVER_NS), 0, clock.now_ns, clock.wait))
+    assert planned(events) == [(0, "u", 100), (30, "u", 200)]
+    assert clock.t_ns == 40 * MS
+
+
+def test_stopping_is_seen_by_a_replay_that_has_fallen_behind() -> None:
+    clock = Clock(stop_at_ns=35 * MS)
+    clock.t_ns = 10**9
+    assert not list(replay(timeline({"u": steps("loop")}, NEVER_NS), 0, clock.now_ns, clock.wait))
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"changes": [], "duration_ns": 1, "end": "loop"}, "the first at 0 ns"),
+        ({"changes": [[5, 1]], "duration_ns": 9, "end": "loop"}, "the first at 0 ns"),
+        ({"changes": [[0, 1], [9, 1], [5, 1]], "duration_ns": 99, "end": "loop"}, "rising"),
+        ({"changes": [[0, 1], [9, 1]], "duration_ns": 9, "end": "loop"}, "after its last change"),
+        ({"changes": [[0, 1]], "duration_ns": 9, "end": "again"}, "loop, hold, stop"),
+    ],
+)
+def test_faulty_schedules_are_refused(document: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        schedule_from_json(document)
+
+
+def test_percentile_is_a_value_that_was_measured() -> None:
+    assert percentile_99_ns([]) is None
+    assert percentile_99_ns([7]) == 7
+    assert percentile_99_ns(list(range(1, 101))) == 99
+    assert percentile_99_ns(list(range(1, 102))) == 100
