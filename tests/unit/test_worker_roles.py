@@ -1,0 +1,362 @@
+"""Real device, server and load roles as processes over loopback, with torch and nothing else.
+
+Contract 8: what an orchestrator needs and a worker must not is blocked from import in them all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from testbed.model.archive import export_program, save_archive
+from testbed.model.splits import split_table
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCKED = "torchvision timm numpy yaml pydantic paramiko pyroute2 pandas rich scipy matplotlib"
+# Absent, as on a host that never had them: found nowhere, rather than failing to load.
+SITE = f"""
+import sys
+from importlib.machinery import PathFinder
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if name.partition(".")[0] in {BLOCKED.split()!r}:
+            return None
+        return PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+TIMEOUT_NS = 2 * 10**9
+MEASURED_NS = 400_000_000
+KEYS = [
+    *("run_id", "device", "query", "kind", "batch", "policy", "split", "encoding"),
+    *("t_due_ns", "t_start_ns", "decide_ns", "head_ns", "encode_ns", "send_ns", "uplink_ns"),
+    *("server_wait_ns", "decode_ns", "tail_ns", "reply_ns", "e2e_ns", "bytes_up", "bytes_down"),
+    *("rate_est_bps", "load_est", "predicted_ns", "network_ns", "span_bytes", "span_ns"),
+    *("steal_ticks", "status", "late"),
+]
+
+
+class Block(nn.Module):
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x)) + 1
+
+
+class Tiny(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3, 2, 1)
+        self.features = nn.Sequential(Block(4, 2), Block(4, 2))
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(self.stem(x)).mean((2, 3)))
+
+
+class Role:
+    """A role process on pipes, with its records apart from its answers."""
+
+    def __init__(self, name: str, environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "testbed.worker", name],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+        )
+        self.answers: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self.records: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self.reader = threading.Thread(target=self.read)
+        self.reader.start()
+
+    def read(self) -> None:
+        with self.process.stdout as stream:
+            for line in stream:
+                message = json.loads(line)
+                record = message["type"] == "record"
+                (self.records if record else self.answers).put(message)
+        self.answers.put(None)
+
+    def send(self, kind: str, **fields: Any) -> None:
+        self.process.stdin.write(json.dumps({"type": kind, **fields}).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def wait(self, kind: str) -> dict[str, Any]:
+        answer = self.answers.get(timeout=60)
+        assert answer is not None, f"the role ended where {kind} was expected"
+        assert answer["type"] == kind, answer
+        return answer
+
+    def ask(self, kind: str, answer: str, **fields: Any) -> dict[str, Any]:
+        self.send(kind, **fields)
+        return self.wait(answer)
+
+    def taken(self, file: str) -> list[dict[str, Any]]:
+        found = []
+        while not self.records.empty():
+            message = self.records.get()
+            assert message["file"] == file
+            found.append(message["record"])
+        return found
+
+    def close(self) -> int:
+        if not self.process.stdin.closed:
+            self.process.stdin.close()
+        status = self.process.wait(10)
+        self.reader.join()
+        return status
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("site")
+    (folder / "sitecustomize.py").write_text(SITE)
+    return {"PYTHONPATH": str(folder)}
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    torch.manual_seed(3)
+    network = Tiny().eval()
+    program = export_program(network, 64)
+    path = tmp_path_factory.mktemp("model") / "tiny.pt2"
+    sha256 = save_archive(program, path)
+    table = split_table(network, program, "tiny", 64)
+    return {
+        "archive": str(path),
+        "archive_sha256": sha256,
+        "table": table.to_json(),
+        "candidates": list(table.candidates("natural")),
+        "encoding": {"input": "uint8", "features": "float32"},
+        "batch": 2,
+        "threads": 1,
+        "accelerator": "cpu",
+    }
+
+
+def set_up_server(role: Role, setup: dict[str, Any]) -> dict[str, Any]:
+    return role.ask("setup", "ready", **setup, data={"address": "127.0.0.1", "port": 0})
+
+
+def set_up_device(role: Role, setup: dict[str, Any]) -> dict[str, Any]:
+    return role.ask("setup", "ready", **setup, input_seed=1, inputs=3)
+
+
+@pytest.fixture(scope="module")
+def roles(environment: dict[str, str], setup: dict[str, Any]) -> Iterator[tuple[Role, Role, int]]:
+    device, server = Role("device", environment), Role("server", environment)
+    try:
+        for role in (device, server):
+            hello = role.wait("hello")
+            assert hello["torch"] == torch.__version__
+            assert hello["cpu_count"] >= 1
+        readies = [set_up_device(device, setup), set_up_server(server, setup)]
+        for ready in readies:
+            assert ready["archive_sha256"] == setup["archive_sha256"]
+            assert ready["check"] == dict.fromkeys(setup["candidates"], True)
+        yield device, server, readies[1]["port"]
+    finally:
+        assert [role.close() for role in (device, server)] == [0, 0]
+
+
+def begin(server: Role, port: int, run_id: str) -> dict[str, Any]:
+    token = secrets.token_hex(8)
+    server.ask("start", "started", run_id=run_id, token=token)
+    server.send("go")
+    return {"address": "127.0.0.1", "port": port, "token": token}
+
+
+def end(server: Role) -> dict[str, Any]:
+    return server.ask("stop", "done")
+
+
+def start_message(endpoint: dict[str, Any] | None, policy: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": "r1",
+        "device": "d",
+        "policy": policy,
+        "seed": 5,
+        "server": endpoint,
+        "profile": None,
+        "warmup_queries": 2,
+        "duration_ns": MEASURED_NS,
+        "probe": {"bytes": 40_000, "interval_ns": 50_000_000, "budget_bytes": 120_000},
+        "timeout_ns": TIMEOUT_NS,
+        "congestion_control": None,
+    }
+
+
+def check_records(records: list[dict[str, Any]], batch: int) -> None:
+    assert [record["query"] for record in records] == list(range(len(records)))
+    for record in records:
+        assert list(record) == KEYS
+        work = record["decide_ns"] + record["head_ns"] + record["encode_ns"]
+        server = record["server_wait_ns"] + record["decode_ns"] + record["tail_ns"]
+        assert record["network_ns"] == record["e2e_ns"] - work - server
+        assert record["network_ns"] >= 0
+        assert min(v for k, v in record.items() if k.endswith("_ns") and v is not None) >= 0
+        if record["split"] == "local":
+            assert (record["network_ns"], record["bytes_up"], record["encoding"]) == (0, 0, "")
+        elif record["status"] == "ok":
+            assert record["server_wait_ns"] > 0
+            assert record["bytes_down"] > batch * 10 * 4
+            assert record["send_ns"] <= record["network_ns"] + server
+
+
+def test_verify_over_the_wire(roles: tuple[Role, Role, int], setup: dict[str, Any]) -> None:
+    device, server, port = roles
+    endpoint = begin(server, port, "verify")
+    found = device.ask("verify", "verified", server=endpoint, congestion_control=None)["splits"]
+    assert end(server)["queries"] == len(setup["candidates"]) - 1
+    exact = {"digest": True, "equal": True, "max_abs": 0.0, "top1": True}
+    assert found == {split: exact for split in setup["candidates"] if split != "local"}
+
+
+def test_cycle_then_dynamic(roles: tuple[Role, Role, int], setup: dict[str, Any]) -> None:
+    device, server, port = roles
+    server.taken("server")
+    endpoint = begin(server, port, "cycle")
+    message = start_message(endpoint, {"name": "cycle", "queries": 3})
+    device.ask("start", "started", **{**message, "duration_ns": 20 * 10**9})
+    done = device.ask("go", "done")
+    assert end(server)["queries"] > 0
+    records = device.taken("queries")
+    check_records(records, setup["batch"])
+    counted = [r["split"] for r in records if r["kind"] == "measured"]
+    assert sorted(counted) == sorted(3 * setup["candidates"])
+    assert done["queries"] == len(counted)
+    assert all(r["status"] == "ok" for r in records)
+    assert {r["split"] for r in records[:4]} == set(setup["candidates"])
+    events = [event["event"] for event in server.taken("server")]
+    assert events[0] == "connected"
+    assert events.count("query") == sum(r["bytes_up"] > 0 for r in records)
+
+    endpoint = begin(server, port, "dynamic")
+    profile = {"base_network_ns": 10**5, "candidates": {}}
+    for split in setup["candidates"]:
+        (row, *_) = [r for r in records if r["split"] == split and r["kind"] == "measured"]
+        # A head of ten seconds keeps the policy from staying local.
+        slow = {"head_ns": 10**10} if split == "local" else {}
+        profile["candidates"][split] = {**row, **slow}
+    message = start_message(endpoint, {"name": "dynamic"})
+    device.ask("start", "started", **{**message, "profile": profile})
+    done = device.ask("go", "done")
+    end(server)
+    records = device.taken("queries")
+    check_records(records, setup["batch"])
+    probes = [r for r in records if r["kind"] == "probe"]
+    assert 1 <= len(probes) <= 3
+    assert probes[0]["bytes_up"] > 40_000
+    assert done["t1_ns"] - done["t0_ns"] >= MEASURED_NS
+    assert done["faults"] >= 0
+    assert done["cpu_ns"] > 0
+    assert {r["policy"] for r in records} == {"dynamic"}
+
+
+def test_stop_ends_a_run_and_local_needs_no_server(roles: tuple[Role, Role, int]) -> None:
+    device, _, _ = roles
+    message = start_message(None, {"name": "local"})
+    device.ask("start", "started", **{**message, "duration_ns": 3600 * 10**9})
+    warm_ups = len(device.taken("queries"))
+    assert warm_ups == 2
+    device.send("go")
+    device.records.get(timeout=10)
+    assert device.ask("stop", "done")["queries"] > 0
+    assert {r["split"] for r in device.taken("queries")} <= {"local"}
+
+
+def test_faults_of_the_caller_are_told(roles: tuple[Role, Role, int]) -> None:
+    device, server, port = roles
+    endpoint = begin(server, port, "refused")
+    wrong = {**endpoint, "token": "wrong"}
+    error = device.ask("start", "error", **start_message(wrong, {"name": "offload"}))
+    assert "127.0.0.1" in error["message"]
+    assert error["traceback"] is None
+    error = device.ask("start", "error", **start_message(endpoint, {"name": "static:99"}))
+    assert error["user"]
+    error = device.ask("start", "error", **start_message(None, {"name": "offload"}))
+    assert "needs a server" in error["message"]
+    other = {**start_message(endpoint, {"name": "offload"}), "congestion_control": "nonesuch"}
+    assert "congestion_control" in device.ask("start", "error", **other)["message"]
+    end(server)
+    assert "wrong" not in json.dumps(server.taken("server"))
+
+
+def test_server_killed_in_a_run(
+    roles: tuple[Role, Role, int], environment: dict[str, str], setup: dict[str, Any]
+) -> None:
+    device, _, _ = roles
+    server = Role("server", environment)
+    server.wait("hello")
+    port = set_up_server(server, setup)["port"]
+    endpoint = begin(server, port, "killed")
+    message = start_message(endpoint, {"name": "offload"})
+    device.ask("start", "started", **{**message, "duration_ns": 3600 * 10**9})
+    device.taken("queries")
+    device.send("go")
+    device.records.get(timeout=10)
+    server.process.kill()
+    server.close()
+    statuses = []
+    while statuses[-20:] != ["fallback"] * 20:
+        statuses.append(device.records.get(timeout=10)["record"]["status"])
+    assert "failed" not in statuses
+    assert device.ask("stop", "done")["queries"] > 20
+    rest = device.taken("queries")
+    for record in rest:
+        assert record["status"] == "fallback"
+        assert record["tail_ns"] > 0
+        assert record["network_ns"] >= 0
+
+
+def test_load_steps_and_ends_its_clients(
+    environment: dict[str, str], setup: dict[str, Any]
+) -> None:
+    load = Role("load", environment)
+    load.wait("hello")
+    needed = ("archive", "archive_sha256", "table", "batch", "threads")
+    message = {key: setup[key] for key in needed}
+    pids = load.ask("setup", "ready", **message, max_clients=2)["pids"]
+    assert len(set(pids)) == 2
+    steps = [[0, 0], [50_000_000, 2], [200_000_000, 1]]
+    load.ask("start", "started", run_id="r", steps=steps, period_ns=None)
+    load.send("go")
+    seen = [load.records.get(timeout=10)["record"] for _ in range(3)]
+    done = load.ask("stop", "done")
+    assert [record["clients"] for record in seen] == [0, 2, 1]
+    assert seen[0]["queries"] == 0
+    assert seen[1]["queries"] > 0
+    assert 0 < seen[1]["busy_share"] <= 1.5
+    rest = load.taken("load")
+    assert done["queries"] == sum(record["queries"] for record in seen + rest)
+    # End of stdin in the middle of a run, as when the orchestrator is killed.
+    load.ask("start", "started", run_id="r", steps=[[0, 2]], period_ns=None)
+    load.send("go")
+    assert load.close() == 0
+    for pid in pids:
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_unknown_role_is_refused(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "testbed.worker", "nonesuch"]
+    finished = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("usage:")
