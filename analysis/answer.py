@@ -1,0 +1,89 @@
+"""The answer in one sentence, with numbers."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import bins, metrics
+from analysis.dataset import Dataset
+from analysis.formats import known, number, percent, percent_ranged
+from analysis.policies import DYNAMIC, policy_label, split_of
+
+
+def condition_name(link: str, load: str) -> str:
+    """A condition in running text."""
+    return f"link {link}" + (f", load {load}" if load != "none" else "")
+
+
+def _means(queries: pd.DataFrame) -> dict[str, float]:
+    done = metrics.counted(queries)
+    return {p: float(rows["e2e_ns"].mean()) / 1e6 for p, rows in metrics.by_policy(done)}
+
+
+def answer(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> str:
+    """What one condition showed: dynamic against the best static choice, and who won when."""
+    where = f"On {condition_name(link, load)}"
+    means = _means(queries)
+    if not means:
+        return f"{where}, nothing was measured."
+    statics = {p: mean for p, mean in means.items() if split_of(p) is not None}
+    told = f"{where}, {_compared(queries, means, statics)}"
+    if len(statics) > 1:
+        told += f"; of the static choices, {_winners(queries)}"
+    return f"{told} (counting uint8 pixels and {data.feature_encoding} features)."
+
+
+def _compared(queries: pd.DataFrame, means: dict[str, float], statics: dict[str, float]) -> str:
+    if not statics:
+        return f"dynamic took {number(means[DYNAMIC])} ms on average; no static choice was run"
+    policy = min(statics, key=lambda p: statics[p])
+    named = f"{policy_label(policy)}, {number(statics[policy])} ms"
+    if DYNAMIC not in means:
+        return f"the best static choice was {named} on average; dynamic was not run"
+    gains = bins.gains(queries)
+    row = gains[gains["over"] == policy].iloc[0]
+    took = f"dynamic took {number(means[DYNAMIC])} ms on average"
+    if not known(row["gain"]):
+        return f"{took}; the best static choice, at other moments, was {named}"
+    sign = 1 if row["gain"] >= 0 else -1
+    ends = sorted((sign * row["gain_low"], sign * row["gain_high"]))
+    shown = percent_ranged(sign * row["gain"], *ends)
+    size = f"{shown.text} {shown.aside}".strip()
+    more = "less" if sign > 0 else "more"
+    if known(row["gain_low"]) and row["gain_low"] <= 0 <= row["gain_high"]:
+        return f"{took}, within the noise of the best static choice ({named}): {size} {more}"
+    return f"{took}, {size} {more} than the best static choice ({named})"
+
+
+def _winners(queries: pd.DataFrame) -> str:
+    shares = bins.fastest_kinds(bins.fastest(queries))
+    said = [
+        f"{'a split' if kind == 'split' else kind} for {percent(share)}"
+        for kind, share in shares.items()
+    ]
+    return f"the fastest at the moment was {', '.join(said)} of the trace"
+
+
+def headline(answers: list[str], gains: list[float]) -> str:
+    """One sentence over all conditions; the answer itself where there is only one."""
+    if len(answers) == 1:
+        return answers[0]
+    if not answers:
+        return "Nothing was measured."
+    told = [gain for gain in gains if known(gain)]
+    if not told:
+        return f"{len(answers)} conditions were measured; each has its answer below."
+    ahead = sum(gain > 0 for gain in told)
+    return (
+        f"Dynamic was faster on average than the best static choice in {ahead} of {len(told)} "
+        f"conditions, by {percent(min(told))} to {percent(max(told))}; each has its answer below."
+    )
+
+
+def gain_over_best(queries: pd.DataFrame) -> float:
+    """Gain of dynamic over the static choice with the least mean; NaN where there is none."""
+    means = _means(queries)
+    statics = {p: mean for p, mean in means.items() if split_of(p) is not None}
+    if DYNAMIC not in means or not statics:
+        return float("nan")
+    return 1 - means[DYNAMIC] / min(statics.values())

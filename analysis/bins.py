@@ -1,0 +1,145 @@
+"""Policies compared over the same moments of the trace: gain, winners, regret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.bootstrap import Floats, Interval, interval
+from analysis.metrics import counted, spread
+from analysis.policies import DYNAMIC, KINDS, kind_of, ordered_policies, split_of
+
+# A few queries long and a few rate steps long.
+BIN_S = 0.5
+_MS = 1e6
+
+
+def binned(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:
+    """Queries of one policy by the moment they began.
+
+    Returns ``sum``, ``n`` and ``mean`` in ms over the index (trial, bin), for every bin up to the
+    end of the last query. Where no query began, one begun earlier is still under way, and ``mean``
+    is that of its bin.
+    """
+    parts = []
+    for trial, rows in counted(queries).groupby("trial"):
+        end_s = float((rows["t_s"] + rows["e2e_ns"] / 1e9).max())
+        bins = pd.RangeIndex(max(1, int(np.ceil(end_s / BIN_S))))
+        groups = (rows[value] / _MS).groupby((rows["t_s"] // BIN_S).astype(int))
+        part = pd.DataFrame(
+            {
+                "sum": groups.sum().reindex(bins, fill_value=0.0),
+                "n": groups.size().reindex(bins, fill_value=0),
+                "mean": groups.mean().reindex(bins).ffill().bfill(),
+            }
+        )
+        part.index = pd.MultiIndex.from_product([[trial], bins], names=["trial", "bin"])
+        parts.append(part)
+    return pd.concat(parts) if parts else pd.DataFrame({"sum": [], "n": [], "mean": []})
+
+
+def common(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The tables cut to the bins that all of them have."""
+    shared: Any = None
+    for table in tables.values():
+        shared = table.index if shared is None else shared.intersection(table.index)
+    return {name: table.loc[shared.sort_values()] for name, table in tables.items()}
+
+
+def _lengths(table: pd.DataFrame) -> list[int]:
+    return [len(part) for _, part in table.groupby(level="trial")]
+
+
+def gain(dynamic: pd.DataFrame, other: pd.DataFrame) -> tuple[Interval, Interval]:
+    """How much less than the other's mean latency is dynamic's, over the same bins.
+
+    ``1 − mean(dynamic)/mean(other)``, first each query weighing the same, then each moment of the
+    trace. The interval redraws the same blocks of bins for both policies, so what the trace did to
+    both cancels.
+    """
+    both = common({"a": dynamic, "b": other})
+    a, b = both["a"], both["b"]
+    if not len(a) or not a["n"].sum() or not b["n"].sum():
+        return Interval.unknown(float("nan")), Interval.unknown(float("nan"))
+    arrays = {(k, c): t[c].to_numpy(float) for k, t in both.items() for c in ("sum", "n", "mean")}
+
+    def queries(index: NDArray[np.intp]) -> Floats:
+        mean = {k: arrays[k, "sum"][index].sum(-1) / arrays[k, "n"][index].sum(-1) for k in "ab"}
+        return np.asarray(1 - mean["a"] / mean["b"])
+
+    def moments(index: NDArray[np.intp]) -> Floats:
+        return np.asarray(
+            1 - arrays["a", "mean"][index].mean(-1) / arrays["b", "mean"][index].mean(-1)
+        )
+
+    whole, lengths = np.arange(len(a)), _lengths(a)
+    by_query = interval(lengths, queries, float(queries(whole)))
+    return by_query, interval(lengths, moments, float(moments(whole)))
+
+
+def gains(queries: pd.DataFrame) -> pd.DataFrame:
+    """Gain of ``dynamic`` over every other policy; positive means that dynamic was faster."""
+    tables = bin_tables(queries)
+    if DYNAMIC not in tables:
+        return pd.DataFrame()
+    rows = []
+    for policy, table in tables.items():
+        if policy != DYNAMIC:
+            by_query, by_moment = gain(tables[DYNAMIC], table)
+            row = {"over": policy, **spread("gain", by_query)}
+            rows.append({**row, **spread("gain_by_moment", by_moment)})
+    return pd.DataFrame(rows)
+
+
+def bin_tables(queries: pd.DataFrame, value: str = "e2e_ns") -> dict[str, pd.DataFrame]:
+    """:func:`binned` for every policy that has a result."""
+    done = counted(queries)
+    return {
+        p: binned(done[done["policy"] == p], value)
+        for p in ordered_policies(done["policy"].unique())
+    }
+
+
+def fastest(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:
+    """Per static policy the share of bins in which its mean latency was the least."""
+    tables = {p: t for p, t in bin_tables(queries, value).items() if split_of(p) is not None}
+    shared = common(tables)
+    if not shared or not len(next(iter(shared.values()))):
+        return pd.DataFrame({"policy": [], "share": []})
+    means = pd.DataFrame({policy: table["mean"] for policy, table in shared.items()})
+    share = means.idxmin(axis=1).value_counts(normalize=True).reindex(means.columns, fill_value=0.0)
+    return pd.DataFrame({"policy": share.index, "share": share.to_numpy()})
+
+
+def fastest_kinds(shares: pd.DataFrame) -> dict[str, float]:
+    """Shares of :func:`fastest` summed to ``local``, ``split``, ``offload``; only what was run."""
+    kinds = shares["policy"].map(lambda policy: kind_of(split_of(policy) or policy))
+    summed = shares["share"].groupby(kinds).sum()
+    return {kind: float(summed[kind]) for kind in KINDS if kind in summed.index}
+
+
+def regret(queries: pd.DataFrame) -> pd.DataFrame:
+    """Each policy against the clairvoyant one, which takes the best static choice of every bin.
+
+    The clairvoyant mean is the least of several measured means, so it is somewhat too good.
+    """
+    shared = common(bin_tables(queries))
+    statics = [p for p in shared if split_of(p) is not None]
+    if not statics or not len(shared[statics[0]]):
+        return pd.DataFrame()
+    means = pd.DataFrame({policy: table["mean"] for policy, table in shared.items()})
+    best = means[statics].min(axis=1)
+    return pd.DataFrame(
+        [
+            {
+                "policy": policy,
+                "clairvoyant_ms": float(best.mean()),
+                "regret_ms": float((means[policy] - best).mean()),
+                "regret_share": float((means[policy] - best).mean() / best.mean()),
+            }
+            for policy in means
+        ]
+    )

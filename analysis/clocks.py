@@ -1,0 +1,98 @@
+"""Puts the clocks of several hosts on one axis: seconds since the device began to measure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from analysis.documents import Document
+
+
+@dataclass(frozen=True)
+class HostClock:
+    """A host's monotonic clock minus the orchestrator's, and how far off that may be."""
+
+    host: str
+    offset_ns: float
+    bound_ns: float
+    drift_ns: float
+
+    @classmethod
+    def from_json(cls, host: str, document: Document) -> HostClock | None:
+        """From the measurements before and after a run; None where neither succeeded."""
+        found = [document[key] for key in ("before", "after") if document.get(key)]
+        if not found:
+            return None
+        offsets = [float(measured["offset_ns"]) for measured in found]
+        drift_ns = offsets[-1] - offsets[0]
+        # Between the two the clock may lie anywhere from one to the other.
+        bound_ns = max(float(measured["bound_ns"]) for measured in found) + abs(drift_ns) / 2
+        return cls(host, sum(offsets) / len(offsets), bound_ns, drift_ns)
+
+
+def clocks_of(clock: Document, environments: Mapping[str, Document]) -> dict[str, HostClock]:
+    """Each role's clock, by what ``clock.json`` and the environments say about its host."""
+    clocks = {}
+    for host, document in clock.get("hosts", {}).items():
+        measured = HostClock.from_json(host, document)
+        if measured is not None:
+            for role in environments.get(host, {}).get("roles", {}):
+                clocks[role] = measured
+    return clocks
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One run's time axis; without clock offsets each role counts from its own start."""
+
+    t0_ns: Mapping[str, float]
+    clocks: Mapping[str, HostClock]
+
+    @classmethod
+    def of_run(
+        cls,
+        t0_ns: Mapping[str, int],
+        clocks: Mapping[str, HostClock],
+        streams: Mapping[str, list[Document]],
+    ) -> Axis:
+        """The axis; a start that no manifest tells is taken from the first record."""
+        starts: dict[str, float] = {role: float(t_ns) for role, t_ns in t0_ns.items()}
+        first = {
+            "device": [r["t_start_ns"] for r in streams["queries"] if r["kind"] != "warmup"],
+            "load": [r["t_ns"] for r in streams["load"]],
+            "server": [r["t_ns"] for r in streams["server"]],
+        }
+        for side in ("uplink", "downlink"):
+            planned = [
+                r["t_planned_ns"]
+                for r in streams["link"]
+                if "t_planned_ns" in r and r["direction"] == side
+            ]
+            role = "link" if "link" in clocks or "link" in starts else _SENDERS[side]
+            first[role] = [*first.get(role, []), *planned]
+        for role, times in first.items():
+            if times:
+                starts.setdefault(role, float(min(times)))
+        return cls(starts, clocks)
+
+    def link_role(self, side: str) -> str:
+        """The role that shapes a direction: the router's, or the sender's own."""
+        return "link" if "link" in self.clocks or "link" in self.t0_ns else _SENDERS[side]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the link's and the device's times are tied by measured clock offsets."""
+        return "device" in self.clocks and self.link_role("uplink") in self.clocks
+
+    def seconds(self, role: str, t_ns: pd.Series) -> pd.Series:
+        """A role's times in seconds since the device began; NaN where nothing tells its start."""
+        device, other = self.clocks.get("device"), self.clocks.get(role)
+        origin_ns = self.t0_ns.get(role, float("nan"))
+        if device is not None and other is not None and "device" in self.t0_ns:
+            origin_ns = self.t0_ns["device"] - device.offset_ns + other.offset_ns
+        return (t_ns - origin_ns) / 1e9
+
+
+_SENDERS = {"uplink": "link-device", "downlink": "link-server"}

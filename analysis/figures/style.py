@@ -1,0 +1,117 @@
+"""What all figures share: colours, sizes, and how they are saved to the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.dataset import Dataset
+from analysis.policies import DYNAMIC, ordered_splits, split_of
+from testbed.model.table import LOCAL, OFFLOAD
+
+# Okabe and Ito's palette, apart from each other under every common colour blindness.
+_FIXED = {DYNAMIC: "#000000", LOCAL: "#D55E00", OFFLOAD: "#0072B2"}
+_SPLITS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#B8A800")
+GREY = "#6E6E6E"
+
+WIDTH_IN = 9.0
+_PNG_DPI = 150
+_RC: Any = {
+    "svg.hashsalt": "testbed",
+    "svg.fonttype": "path",
+    "pdf.fonttype": 42,
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure with its file name and the sentence that says what to see."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def style() -> Any:
+    """Context in which figures are drawn and saved."""
+    return mpl.rc_context(_RC)
+
+
+def new_figure(height_in: float) -> Figure:
+    """An empty figure at the report's width."""
+    return Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+
+
+def split_colours(splits: Iterable[str]) -> dict[str, str]:
+    """A colour for each split; more than five splits in the middle share a graded palette."""
+    middle = [s for s in ordered_splits(splits) if s not in _FIXED]
+    if len(middle) <= len(_SPLITS):
+        shades = list(_SPLITS[: len(middle)])
+    else:
+        graded = mpl.colormaps["viridis"].resampled(len(middle))
+        shades = [mpl.colors.to_hex(graded(n)) for n in range(len(middle))]
+    return {**_FIXED, **dict(zip(middle, shades, strict=True))}
+
+
+def palette(data: Dataset) -> dict[str, str]:
+    """Colours of every split and policy of a campaign, the same in each of its figures.
+
+    A static policy has its split's colour, ``dynamic`` is black.
+    """
+    named = {run.policy: split_of(run.policy) or DYNAMIC for run in data.runs}
+    splits = {*data.queries["split"].dropna(), *named.values()} - {DYNAMIC}
+    colours = split_colours(splits)
+    return {**colours, **{policy: colours[split] for policy, split in named.items()}}
+
+
+def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None:
+    """Plain numbers at 1, 2 and 5 (or other figures) of each decade."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=subs, numticks=12))
+    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(mpl.ticker.NullLocator())
+
+
+def save(drawing: Drawing, folder: Path) -> tuple[str, bytes]:
+    """Write PNG and PDF; returns MIME type and bytes of the smaller of PNG and SVG."""
+    figure = drawing.figure
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None},
+        "svg": {"Date": None},
+    }
+    made = {}
+    # Laid out once: the three files then show the same picture.
+    figure.set_dpi(_PNG_DPI)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for kind, fields in metadata.items():
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=fields)
+        made[kind] = buffer.getvalue()
+    for kind in ("png", "pdf"):
+        (folder / f"{drawing.name}.{kind}").write_bytes(made[kind])
+    if len(made["svg"]) < len(made["png"]):
+        return "image/svg+xml", made["svg"]
+    return "image/png", made["png"]

@@ -1,0 +1,115 @@
+"""Set rate, throughput, estimate, chosen split and latency over the trace, a row a policy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis.dataset import Dataset, Run
+from analysis.figures.style import GREY, log_ticks, new_figure
+from analysis.metrics import counted
+from analysis.policies import ordered_policies, ordered_splits, policy_label, split_label
+from analysis.replay import rate_steps
+from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES
+
+_ROW_IN = 1.15
+# No policy has a grey, so rate, throughput and estimate are never taken for one.
+_CARRIED = "#CDD3D8"
+
+
+def draw_timeline(
+    data: Dataset, queries: pd.DataFrame, runs: list[Run], colours: dict[str, str]
+) -> Figure:
+    """One row a policy: rates on the left, latency on the right, coloured by the split chosen.
+
+    ``runs`` holds one run a policy (one trial); times are seconds since the device began.
+    """
+    by_policy = {run.policy: run for run in runs}
+    policies = ordered_policies(by_policy)
+    done = counted(queries)
+    figure = new_figure(_ROW_IN * len(policies) + 1.1)
+    grid = figure.subplots(len(policies), 2, sharex=True, sharey="col", squeeze=False)
+    for (left, right), policy in zip(grid, policies, strict=True):
+        run = by_policy[policy]
+        rows = done[done["run_id"] == run.run_id].sort_values("t_s")
+        _rates(left, data, run, rows)
+        _latency(right, rows, colours)
+        left.set_ylabel(policy_label(policy), color=colours[policy], fontweight="bold")
+    for left, right in grid[:1]:
+        left.set_title("uplink, Mbit/s")
+        right.set_title("latency, ms (band: split chosen)")
+    longest_s = max(run.duration_s for run in runs)
+    grid[0, 0].set_xlim(0, longest_s)
+    _scale(grid[0, 0], _rates_seen(data, runs))
+    _scale(grid[0, 1], done[done["run_id"].isin([r.run_id for r in runs])]["e2e_ns"] / 1e6)
+    for axes in grid[-1]:
+        axes.set_xlabel("seconds since the run began")
+    _legend(figure, ordered_splits(done["split"]), colours)
+    return figure
+
+
+def _rates_seen(data: Dataset, runs: list[Run]) -> pd.Series:
+    bps = np.concatenate([rate_steps(data, run, "uplink").bps for run in runs])
+    return pd.Series(bps / 1e6)
+
+
+def _scale(axes: Axes, values: pd.Series) -> None:
+    values = values[values > 0]
+    if not len(values):
+        return
+    low, high = float(values.min()), float(values.max())
+    if high > 8 * low:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.9, high * 1.6)
+        log_ticks(axes, "y", subs=(1, 2, 5) if high < 15 * low else (1,))
+    else:
+        axes.set_ylim(0, high * 1.2)
+
+
+def _rates(axes: Axes, data: Dataset, run: Run, rows: pd.DataFrame) -> None:
+    steps = rate_steps(data, run, "uplink")
+    inside = (steps.t_s > 0) & (steps.t_s < run.duration_s)
+    times = np.concatenate([[0.0], steps.t_s[inside], [run.duration_s]])
+    axes.step(times, steps.at(times) / 1e6, where="post", color=GREY, linewidth=1.4)
+    samples = data.samples[
+        (data.samples["run_id"] == run.run_id) & (data.samples["direction"] == "uplink")
+    ].sort_values("t_s")
+    if len(samples) > 1:
+        # The class counts link headers; rates count IP bytes.
+        carried = samples["bytes"].diff() * MTU_BYTES / LINK_FRAME_BYTES * 8e-6
+        mbps = (carried / samples["t_s"].diff()).to_numpy()[1:]
+        edges = samples["t_s"].to_numpy()
+        axes.stairs(mbps, edges, fill=True, color=_CARRIED)
+    told = rows.dropna(subset=["rate_est_bps"])
+    if len(told):
+        axes.plot(
+            told["t_s"], told["rate_est_bps"] / 1e6, ".", color="black", ms=3.5, rasterized=True
+        )
+
+
+def _latency(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
+    for split, part in rows.groupby("split"):
+        colour = colours[str(split)]
+        axes.plot(part["t_s"], part["e2e_ns"] / 1e6, ".", color=colour, ms=4.5, rasterized=True)
+        spans = list(zip(part["t_s"], part["e2e_ns"] / 1e9, strict=True))
+        axes.broken_barh(
+            spans, (0.0, 0.07), transform=axes.get_xaxis_transform(), facecolors=colour, linewidth=0
+        )
+
+
+def _legend(figure: Figure, splits: list[str], colours: dict[str, str]) -> None:
+    handles: list[Artist] = [
+        Line2D([], [], color=GREY, linewidth=1.4, label="rate set"),
+        Patch(color=_CARRIED, label="throughput"),
+        Line2D([], [], color="black", marker=".", linestyle="", label="estimate"),
+    ]
+    handles += [
+        Line2D([], [], color=colours[s], marker="s", linestyle="", label=split_label(s))
+        for s in splits
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))

@@ -1,0 +1,112 @@
+"""The rates that were set, and the least time that a payload needed under them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from analysis.dataset import Dataset, Run
+from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES, burst_bytes, ip_bytes
+
+Floats = NDArray[np.float64]
+_FOREVER_S = 1e6
+
+
+@dataclass(frozen=True)
+class RateSteps:
+    """A rate that holds from each time (seconds on the run's axis) until the next."""
+
+    t_s: Floats
+    bps: Floats
+
+    def at(self, t_s: Floats) -> Floats:
+        """The rate set at each time; before the first change the first rate."""
+        found = np.searchsorted(self.t_s, t_s, side="right") - 1
+        return self.bps[np.maximum(found, 0)]
+
+    def finish_s(self, start_s: Floats, bits: Floats) -> Floats:
+        """When each amount is through, if it starts at ``start_s`` and has the link alone."""
+        knots = np.concatenate([[-_FOREVER_S], self.t_s[1:], [self.t_s[-1] + _FOREVER_S]])
+        carried = np.concatenate([[0.0], np.cumsum(np.diff(knots) * self.bps)])
+        done = np.interp(start_s, knots, carried) + bits
+        return np.asarray(np.interp(done, carried, knots))
+
+
+def rate_steps(data: Dataset, run: Run, side: str) -> RateSteps:
+    """A direction's rates as applied in one run; as planned where no change was logged."""
+    schedule = run.schedules[side]
+    planned = np.asarray(schedule["changes"], dtype=float).reshape(-1, 2)
+    changes = data.changes
+    chosen = (changes["run_id"] == run.run_id) & (changes["direction"] == side)
+    logged = changes[chosen].dropna(subset=["t_s"]).sort_values("t_s")
+    if len(logged):
+        t_s, bps = logged["t_s"].to_numpy(), logged["rate_bps"].to_numpy()
+        first_s = min(-1.0, t_s[0] - 1.0)
+        return RateSteps(np.concatenate([[first_s], t_s]), np.concatenate([[planned[0, 1]], bps]))
+    laps = 1
+    if schedule["end"] == "loop" and schedule["duration_ns"]:
+        laps = int(run.duration_s * 1e9 // schedule["duration_ns"]) + 2
+    offsets_ns = np.repeat(np.arange(laps) * float(schedule["duration_ns"]), len(planned))
+    times_s = (np.tile(planned[:, 0], laps) + offsets_ns) / 1e9
+    return RateSteps(times_s, np.tile(planned[:, 1], laps))
+
+
+def _wire_bits(payload_bytes: Floats, rate_bps: Floats) -> Floats:
+    """IP bits beyond the burst, as ``testbed.framing.serialisation_ns`` counts them."""
+    whole = [
+        max(0, ip_bytes(int(size)) - burst_bytes(rate) * MTU_BYTES // LINK_FRAME_BYTES) * 8
+        for size, rate in zip(payload_bytes, rate_bps, strict=True)
+    ]
+    return np.asarray(whole, dtype=float)
+
+
+def transfer_ns(
+    queries: pd.DataFrame, up: RateSteps, down: RateSteps, up_factor: Floats | float = 1.0
+) -> Floats:
+    """Least network time of each query under the set rates, without propagation.
+
+    ``(IP bytes − burst) / rate``, the rate integrated over its steps from the moment the payload is
+    encoded, then the same for the reply after the server's work.
+
+    Args:
+        queries: rows of one run with ``send_s``, sizes and server times.
+        up: the uplink's rates.
+        down: the downlink's rates.
+        up_factor: scales the uplink payload, to ask what another encoding would have cost.
+    """
+    sent = queries["send_s"].to_numpy(dtype=float)
+    size_up = queries["bytes_up"].to_numpy(dtype=float) * up_factor
+    arrived = up.finish_s(sent, _wire_bits(size_up, up.at(sent)))
+    residence = queries[["server_wait_ns", "decode_ns", "tail_ns"]].fillna(0).sum(axis=1)
+    replied = arrived + residence.to_numpy(dtype=float) / 1e9
+    size_down = queries["bytes_down"].to_numpy(dtype=float)
+    back = down.finish_s(replied, _wire_bits(size_down, down.at(replied)))
+    return np.asarray((arrived - sent + back - replied) * 1e9)
+
+
+def with_floor(data: Dataset) -> pd.DataFrame:
+    """The queries with ``up_bps`` set at the start, ``transfer_ns`` and ``floor_ns``.
+
+    Floor: ``head + (wire bytes − burst)/rate + propagation + tail``, the least time physics allows.
+    """
+    parts = []
+    for run in data.runs:
+        rows = data.queries[data.queries["run_id"] == run.run_id].copy()
+        up, down = (rate_steps(data, run, side) for side in ("uplink", "downlink"))
+        rows["up_bps"] = up.at(rows["t_s"].to_numpy(dtype=float))
+        rows["transfer_ns"] = transfer_ns(rows, up, down)
+        remote = rows["bytes_up"] > 0
+        rows["floor_ns"] = (
+            rows["head_ns"]
+            + rows["tail_ns"].fillna(0)
+            + rows["transfer_ns"]
+            + remote * data.delay_ns(run.link)
+        )
+        parts.append(rows)
+    if not parts:
+        extra = dict.fromkeys(("up_bps", "transfer_ns", "floor_ns"), pd.Series(dtype=float))
+        return data.queries.assign(**extra)
+    return pd.concat(parts, ignore_index=True)

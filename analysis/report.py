@@ -1,0 +1,259 @@
+"""Writes a campaign's report: one HTML file, and beside it figures, tables and the summary."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import testbed
+from analysis import metrics, trust
+from analysis.answer import answer, condition_name, gain_over_best, headline
+from analysis.dataset import Dataset, load_dataset
+from analysis.figures.distribution import draw_distribution
+from analysis.figures.lateness import draw_lateness
+from analysis.figures.parts import draw_parts
+from analysis.figures.prediction import draw_prediction, predicted
+from analysis.figures.style import Drawing, palette, save, style
+from analysis.figures.timeline import draw_timeline
+from analysis.formats import number
+from analysis.replay import with_floor
+from analysis.tables import Table, campaign_tables, condition_tables
+from testbed.records import SCHEMA_VERSION
+
+# The report stays under 3 MB; figures beyond this many inline bytes are linked to instead.
+_INLINE_BYTES = 2_600_000
+_SUMMARY_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Section:
+    """One condition as shown: its answer, tables and figures."""
+
+    title: str
+    key: str
+    link: str
+    load: str
+    answer: str
+    tables: list[Table]
+    drawings: list[Drawing]
+
+
+def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
+    """Write the report of a campaign (or of one run's folder); returns the HTML file's path.
+
+    Args:
+        campaign_dir: the folder of records, read only.
+        out: where to write; default ``report`` in the campaign (``report.<run>`` beside a run).
+
+    Raises UserError for a folder without records, and for records of a newer release.
+    """
+    data = load_dataset(campaign_dir)
+    single = (campaign_dir / "plan.json").is_file()
+    if out is None:
+        out = campaign_dir.with_name(f"report.{campaign_dir.name}") if single else None
+    folder = out or campaign_dir / "report"
+    for name in ("figures", "tables"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / name).mkdir(parents=True)
+    queries = with_floor(data)
+    with style():
+        sections = [_section(data, queries, link, load) for link, load in data.conditions]
+        shared = _link_drawings(data)
+        images = _save_all([*(d for s in sections for d in s.drawings), *shared], folder)
+    tables = campaign_tables(data, queries)
+    transfers = _stacked("transfers", sections)
+    gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
+    summary = _summary(data, sections, tables)
+    summary["answer"] = headline([s.answer for s in sections], gains)
+    summary["doubts"] = trust.doubts(data, queries, transfers)
+    for name, rows in summary["tables"].items():
+        pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
+    text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / "summary.json").write_text(text + "\n")
+    page = folder / "report.html"
+    page.write_text(_render(data, sections, tables, shared, images, summary))
+    return page
+
+
+def _conditions(data: Dataset, queries: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    for link, load in data.conditions:
+        yield queries[(queries["link"] == link) & (queries["load"] == load)]
+
+
+def _section(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> Section:
+    rows = queries[(queries["link"] == link) & (queries["load"] == load)]
+    key = f"{link}.{load}"
+    return Section(
+        title=condition_name(link, load),
+        key=key,
+        link=link,
+        load=load,
+        answer=answer(data, rows, link, load),
+        tables=condition_tables(data, rows),
+        drawings=list(_drawings(data, rows, link, load, key)),
+    )
+
+
+def _drawings(
+    data: Dataset, rows: pd.DataFrame, link: str, load: str, key: str
+) -> Iterator[Drawing]:
+    done = metrics.counted(rows)
+    if not len(done):
+        return
+    colours = palette(data)
+    # One trial is shown: the first that has a result, so that every row meets the same trace.
+    trial = int(done["trial"].min())
+    runs = [r for r in data.runs if (r.link, r.load, r.trial) == (link, load, trial)]
+    yield Drawing(
+        f"timeline.{key}",
+        "The trace, and what each policy made of it",
+        f"Trial {trial}: where the rate set falls, latencies that cross the link rise; the band "
+        "below them shows when dynamic moved to another split.",
+        draw_timeline(data, rows, runs, colours),
+    )
+    yield Drawing(
+        f"distribution.{key}",
+        "Distribution of latency",
+        "Further left is faster; a long flat tail to the right is what the slow moments of the "
+        "link cost.",
+        draw_distribution(rows, colours),
+    )
+    yield Drawing(
+        f"parts.{key}",
+        "Where the time goes",
+        "Brown is spent on the device, grey on the network, teal on the server; what lies right of "
+        "the floor's tick is overhead.",
+        draw_parts(rows),
+    )
+    if len(predicted(rows)):
+        yield Drawing(
+            f"prediction.{key}",
+            "Predicted against measured, estimated against set",
+            "Points on the line were right; above it, the query took longer than predicted, or the "
+            "link was taken for faster than it was.",
+            draw_prediction(rows, colours),
+        )
+
+
+def _link_drawings(data: Dataset) -> list[Drawing]:
+    if not len(data.changes.dropna(subset=["late_ns"])):
+        return []
+    caption = "The further left, the more exactly the trace was replayed; all runs together."
+    figure = draw_lateness(data.changes)
+    return [Drawing("lateness", "Lateness of the rate changes", caption, figure)]
+
+
+def _save_all(drawings: list[Drawing], folder: Path) -> dict[str, str]:
+    """Each figure's source in the page: inline while the page stays small, then the file."""
+    images, spent = {}, 0
+    for drawing in drawings:
+        mime, data = save(drawing, folder / "figures")
+        coded = base64.b64encode(data).decode()
+        spent += len(coded)
+        inline = spent <= _INLINE_BYTES
+        images[drawing.name] = (
+            f"data:{mime};base64,{coded}" if inline else f"figures/{drawing.name}.png"
+        )
+    return images
+
+
+def _stacked(name: str, sections: list[Section]) -> pd.DataFrame:
+    """One table of every condition together, the condition in its first columns."""
+    parts = []
+    for section in sections:
+        for table in section.tables:
+            if table.name == name:
+                frame = table.frame.copy()
+                frame.insert(0, "link", section.link)
+                frame.insert(1, "load", section.load)
+                parts.append(frame)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def _summary(data: Dataset, sections: list[Section], tables: list[Table]) -> dict[str, Any]:
+    names = dict.fromkeys(table.name for section in sections for table in section.tables)
+    frames = {name: _stacked(name, sections) for name in names}
+    frames |= {table.name: table.frame for table in tables}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": data.name,
+        "campaign": data.root.name,
+        "answer": "",
+        "doubts": [],
+        "answers": {section.key: section.answer for section in sections},
+        "tables": {
+            name: [
+                {str(key): _plain(value) for key, value in row.items()}
+                for row in frame.to_dict("records")
+            ]
+            for name, frame in frames.items()
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: six significant digits, null for what is not known."""
+    if isinstance(value, float):
+        return float(f"{value:.{_SUMMARY_DIGITS}g}") if value == value else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def _flat(document: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(document, list):
+        yield path, ", ".join(str(item) for item in document)
+    elif document is not None:
+        yield path, number(document) if isinstance(document, float) else str(document)
+
+
+def _render(
+    data: Dataset,
+    sections: list[Section],
+    tables: list[Table],
+    shared: list[Drawing],
+    images: dict[str, str],
+    summary: dict[str, Any],
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("analysis", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    hosts = {
+        host: [pair for pair in _flat(found) if pair[0] != "schema_version"]
+        for host, found in data.environments.items()
+    }
+    resolved = json.dumps(data.experiment, indent=1) if data.experiment else ""
+    return environment.get_template("report.html.j2").render(
+        name=data.name,
+        description=str(data.experiment.get("description", "")),
+        campaign=data.root.name,
+        summary=summary,
+        states=_states(data),
+        sections=sections,
+        tables=tables,
+        shared=shared,
+        images=images,
+        hosts=hosts,
+        resolved=resolved,
+        archive=str(data.campaign.get("archive_sha256", ""))[:12],
+        version=testbed.__version__,
+    )
+
+
+def _states(data: Dataset) -> str:
+    complete = sum(run.state == "complete" for run in data.runs)
+    valid = sum(run.validity == "valid" for run in data.runs)
+    return f"{len(data.runs)} runs, {complete} complete, {valid} valid"

@@ -1,0 +1,210 @@
+"""What a reader must know before believing a figure: states, doubts, the link, the clocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.bootstrap import needed_for_percentile
+from analysis.dataset import Dataset
+from analysis.metrics import measured
+from analysis.policies import policy_label
+from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES, ip_bytes
+
+SIDES = ("uplink", "downlink")
+# Beyond this a transfer did not meet the rate that was set, whatever the roles reported.
+FIDELITY_BOUND = 0.05
+
+
+def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> list[str]:
+    """Everything not to be trusted, one line each; empty where nothing is in doubt."""
+    return [
+        *_campaign_doubts(data),
+        *_run_doubts(data),
+        *_query_doubts(queries),
+        *_transfer_doubts(transfers),
+        *_host_doubts(data),
+    ]
+
+
+def _campaign_doubts(data: Dataset) -> Iterator[str]:
+    state = data.campaign.get("state", "complete")
+    if state != "complete":
+        ended = "it is still running or was killed" if state == "running" else f"it is {state}"
+        yield f"The campaign did not end as planned: {ended}."
+    begun = {run.run_id for run in data.runs}
+    planned = [run["run_id"] for run in data.campaign.get("runs", [])]
+    if missing := [run_id for run_id in planned if run_id not in begun]:
+        yield f"{len(missing)} of {len(planned)} planned runs were never begun: {_some(missing)}."
+    if data.profile is None:
+        yield (
+            "There is no profile: the base network time is taken as 0, so transfers look slower "
+            "against the set rates than they were."
+        )
+
+
+def _run_doubts(data: Dataset) -> Iterator[str]:
+    for run in data.runs:
+        if run.state != "complete":
+            yield f"{run.run_id} is {run.state}: {'; '.join(run.reasons) or 'no reason was told'}."
+        elif run.validity != "valid":
+            yield f"{run.run_id} is {run.validity}: {'; '.join(run.reasons)}."
+        if run.lines_lost:
+            yield f"{run.run_id}: {run.lines_lost} cut last line of its records was left out."
+        if run.altered:
+            yield f"{run.run_id}: changed since the run wrote it: {_some(run.altered)}."
+    if apart := [run.run_id for run in data.runs if not run.axis.shared]:
+        yield (
+            "Clock offsets are missing, so device and router are set side by side by the start of "
+            f"each (milliseconds apart) in {_some(apart)}."
+        )
+
+
+def _query_doubts(queries: pd.DataFrame) -> Iterator[str]:
+    due = measured(queries)
+    for run_id, rows in due.groupby("run_id", sort=False):
+        for status, told in (
+            ("failed", "failed and are not in the latencies, which flatters the policy"),
+            ("fallback", "fell back to the device and count with the time they took"),
+        ):
+            if count := int((rows["status"] == status).sum()):
+                yield f"{run_id}: {count} of {len(rows)} queries {told}."
+
+
+def _transfer_doubts(transfers: pd.DataFrame) -> Iterator[str]:
+    for row in transfers.to_dict("records"):
+        off = row["median_ratio"] - 1
+        if row["n"] >= 10 and abs(off) > FIDELITY_BOUND:
+            yield (
+                f"{row['link']}, {policy_label(row['policy'])}: the median transfer took "
+                f"{abs(off):.0%} {'more' if off > 0 else 'less'} than the set rates allow for."
+            )
+
+
+def _host_doubts(data: Dataset) -> Iterator[str]:
+    for split, found in (data.verify or {}).get("splits", {}).items():
+        if not found["digest"] or not found["top1"]:
+            yield f"Split {split} does not give the whole model's result over the wire."
+    if any("link-device" in (run.manifest or {}) for run in data.runs):
+        yield (
+            "No router: the sender's own egress was shaped, where the sender's TCP sees the queue "
+            "and holds back, so queueing is hidden."
+        )
+    for host, environment in data.environments.items():
+        if reason := (environment.get("cpu_limit") or {}).get("not_applied"):
+            yield f"{host}: the CPU limit was not applied: {reason}."
+
+
+def _some(names: Any) -> str:
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def run_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
+    """One row a run: how it ended and what disturbed it."""
+    counts = Counter(measured(queries)["run_id"])
+    rows = []
+    for run in data.runs:
+        device = (run.manifest or {}).get("device", {})
+        rows.append(
+            {
+                "run_id": run.run_id,
+                "state": run.state,
+                "validity": run.validity,
+                "queries": counts[run.run_id],
+                "duration_s": run.duration_s,
+                "steal_share": device.get("steal_share"),
+                "page_faults": device.get("faults"),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def link_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
+    """Per link and direction: lateness of the rate changes, and what the class carried.
+
+    ``carried_share`` is the class's bytes between its first and last sample ÷ framed bytes of the
+    payloads sent between them, all runs together: acknowledgements make it a little more than 1.
+    """
+    rows = []
+    for link in dict.fromkeys(run.link for run in data.runs):
+        for side in SIDES:
+            changes, samples = (
+                frame[(frame["link"] == link) & (frame["direction"] == side)]
+                for frame in (data.changes, data.samples)
+            )
+            late_ms = changes["late_ns"].dropna() / 1e6
+            enough = len(late_ms) >= needed_for_percentile(0.99)
+            row: dict[str, Any] = {"link": link, "direction": side, "changes": len(late_ms)}
+            row["late_p50_ms"] = float(late_ms.median()) if len(late_ms) else None
+            row["late_p99_ms"] = float(late_ms.quantile(0.99)) if enough else None
+            row["late_max_ms"] = float(late_ms.max()) if len(late_ms) else None
+            carried, offered, drops = _carried(samples, queries, side)
+            row["carried_bytes"], row["offered_bytes"] = carried, offered
+            row["carried_share"] = carried / offered if offered else None
+            row["drops"] = drops
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _carried(samples: pd.DataFrame, queries: pd.DataFrame, side: str) -> tuple[float, float, float]:
+    carried = offered = drops = 0.0
+    size = "bytes_up" if side == "uplink" else "bytes_down"
+    for run_id, rows in samples.groupby("run_id"):
+        first, last = rows.iloc[0], rows.iloc[-1]
+        sent = queries[(queries["run_id"] == run_id) & (queries["status"] == "ok")]
+        inside = sent[(sent["send_s"] >= first["t_s"]) & (sent["send_s"] < last["t_s"])]
+        framed = sum(ip_bytes(int(n)) for n in inside[size]) * LINK_FRAME_BYTES / MTU_BYTES
+        carried += float(last["bytes"] - first["bytes"])
+        drops += float(last["drops"] - first["drops"])
+        offered += framed
+    return carried, offered, drops
+
+
+def load_table(data: Dataset) -> pd.DataFrame:
+    """Per load: clients asked for, queries a second and CPU share that they made."""
+    rows = []
+    for load, records in data.load.groupby("load", sort=False):
+        seconds = float(records["interval_ns"].sum()) / 1e9
+        rows.append(
+            {
+                "load": load,
+                "n": len(records),
+                "clients": float(records["clients"].mean()),
+                "queries_per_s": float(records["queries"].sum()) / seconds if seconds else None,
+                "busy_share": float(records["busy_share"].mean()),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def clock_table(data: Dataset) -> pd.DataFrame:
+    """Per host the worst bound and drift of its clock offset over all runs."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for run in data.runs:
+        for clock in {c.host: c for c in run.axis.clocks.values()}.values():
+            found.setdefault(clock.host, []).append((clock.bound_ns, abs(clock.drift_ns)))
+    return pd.DataFrame(
+        [
+            {
+                "host": host,
+                "bound_us": float(np.max([b for b, _ in pairs])) / 1e3,
+                "drift_us": float(np.max([d for _, d in pairs])) / 1e3,
+            }
+            for host, pairs in found.items()
+        ]
+    )
+
+
+def verify_table(data: Dataset) -> pd.DataFrame:
+    """Per split: bytes as sent, result as the whole model's, top-1 kept."""
+    return pd.DataFrame(
+        [
+            {"split": split, **{key: found[key] for key in ("digest", "equal", "top1", "max_abs")}}
+            for split, found in (data.verify or {}).get("splits", {}).items()
+        ]
+    )

@@ -1,0 +1,213 @@
+"""The report: whole, the same each time, honest about what is missing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Maker
+
+from analysis import metrics
+from analysis.dataset import load_dataset
+from analysis.formats import number, percent, ranged
+from analysis.replay import with_floor
+from analysis.report import write_report
+from analysis.trust import doubts
+
+
+def _text(page: Path) -> str:
+    html = re.sub(r"<style>.*?</style>|data:image[^\"]*", "", page.read_text(), flags=re.S)
+    return re.sub(r"<[^>]+>", " ", html)
+
+
+def _summary(page: Path) -> dict[str, Any]:
+    return json.loads((page.parent / "summary.json").read_text())
+
+
+def _doubts(root: Path) -> str:
+    data = load_dataset(root)
+    queries = with_floor(data)
+    transfers = metrics.transfers(queries, data.base_network_ns).assign(link="wander")
+    return " ".join(doubts(data, queries, transfers))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {
+        str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def page(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(golden, tmp_path_factory.mktemp("report"))
+
+
+def test_page_is_self_contained_and_small(page: Path) -> None:
+    html = page.read_text()
+    assert page.stat().st_size < 3_000_000
+    assert not re.search(r"(src|href)=\"(?!data:)", html)
+    assert html.count("<img ") == 5
+
+
+def test_page_shows_no_missing_value_and_no_long_number(page: Path) -> None:
+    text = _text(page)
+    assert not re.search(r"\b(nan|NaN|None|null|inf)\b", text.split("Hosts")[0])
+    shown = re.findall(r"\d+\.\d+", text.split("as it was run")[0])
+    assert all(len(figure.replace(".", "").lstrip("0")) <= 3 for figure in shown), shown
+
+
+def test_page_begins_with_trust_then_the_answer(page: Path) -> None:
+    text = _text(page)
+    assert text.index("Nothing speaks against") < text.index("dynamic took")
+    assert text.index("dynamic took") < text.index("Latency of each policy")
+
+
+def test_summary_and_csv_hold_the_same_numbers(page: Path) -> None:
+    tables = _summary(page)["tables"]
+    assert {f.stem for f in (page.parent / "tables").glob("*.csv")} == set(tables)
+    for name, rows in tables.items():
+        with (page.parent / "tables" / f"{name}.csv").open() as stream:
+            read = list(csv.DictReader(stream))
+        assert len(read) == len(rows) > 0
+        for line, row in zip(read, rows, strict=True):
+            for key, value in row.items():
+                if value is None:
+                    assert line[key] == ""
+                elif isinstance(value, str | bool):
+                    assert line[key] == str(value)
+                else:
+                    assert float(line[key]) == value
+
+
+def test_written_again_it_is_the_same_to_the_byte(golden: Path, tmp_path: Path, page: Path) -> None:
+    write_report(golden, tmp_path)
+    assert _hashes(tmp_path) == _hashes(page.parent)
+
+
+def test_records_are_not_touched(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("local", "offload"), duration_s=2)
+    before = _hashes(root)
+    page = write_report(root)
+    assert page == root / "report" / "report.html"
+    after = {k: v for k, v in _hashes(root).items() if not k.startswith("report/")}
+    assert after == before
+
+
+def test_many_conditions_each_have_their_answer(make_campaign: Maker) -> None:
+    root = make_campaign(
+        policies=("local", "static:5", "dynamic"),
+        links=("slow", "fast"),
+        trials=2,
+        duration_s=2,
+    )
+    summary = _summary(write_report(root))
+    assert set(summary["answers"]) == {"slow.none", "fast.none"}
+    assert "of 2 conditions" in summary["answer"]
+    assert len(summary["tables"]["latency"]) == 6
+    assert (root / "report" / "figures" / "timeline.fast.none.pdf").is_file()
+
+
+def test_interrupted_campaign_says_so_first(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("local", "offload", "dynamic"), duration_s=2)
+    state = json.loads((root / "campaign.json").read_text())
+    (root / "campaign.json").write_text(json.dumps({**state, "state": "interrupted"}))
+    (lost,) = root.glob("*.dynamic.*")
+    for file in lost.iterdir():
+        file.unlink()
+    (cut,) = root.glob("*.offload.*")
+    (cut / "manifest.json").unlink()
+    (root / "profile.json").unlink()
+    doubts = _doubts(root)
+    assert "The campaign did not end as planned: it is interrupted." in doubts
+    assert "1 of 3 planned runs were never begun" in doubts
+    assert f"{cut.name} is interrupted: it has no manifest" in doubts
+    assert "There is no profile" in doubts
+
+
+def test_degraded_altered_and_failed_are_told(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("local", "offload"), duration_s=2)
+    (run,) = root.glob("*.offload.*")
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest |= {"validity": "degraded", "reasons": ["link: rate changes came late"]}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    queries = run / "queries.jsonl"
+    lines = [json.loads(line) for line in queries.read_text().splitlines()]
+    lines[-1]["status"] = "failed"
+    queries.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    verify = root / "verify.json"
+    verify.write_text(verify.read_text().replace('"top1": true', '"top1": false', 1))
+    doubts = _doubts(root)
+    assert "is degraded: link: rate changes came late" in doubts
+    assert "changed since the run wrote it: queries.jsonl" in doubts
+    assert f"1 of {len(lines) - 5} queries failed" in doubts
+    assert "does not give the whole model's result" in doubts
+
+
+def test_link_that_does_not_keep_the_set_rate_is_told(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("offload",), steps=((0, 8_000_000),), duration_s=4)
+    (run,) = root.glob("*.offload.*")
+    text = (run / "link.jsonl").read_text()
+    (run / "link.jsonl").write_text(text.replace('"rate_bps":8000000', '"rate_bps":10000000'))
+    doubts = _doubts(root)
+    assert re.search(r"offload: the median transfer took 2\d% more than the set rates", doubts)
+
+
+def test_interrupted_campaign_is_reported_and_its_doubt_told(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("static:3",), duration_s=2)
+    (run,) = root.glob("*.static-3.*")
+    (run / "manifest.json").unlink()
+    page = write_report(root)
+    text = _text(page)
+    assert text.index("Not to be trusted without a thought") < text.index("ms on average")
+    assert _summary(page)["doubts"]
+
+
+def test_run_without_a_query_is_reported(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("local", "offload"), duration_s=2)
+    for run in root.glob("*.t0.*"):
+        (run / "queries.jsonl").write_text("")
+    summary = _summary(write_report(root))
+    assert summary["answer"] == "On link wander, nothing was measured."
+    assert [row["queries"] for row in summary["tables"]["runs"]] == [0, 0]
+
+
+def test_single_run_is_reported_beside_its_folder(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("static:3",), duration_s=2)
+    (run,) = root.glob("*.static-3.*")
+    before = _hashes(run)
+    page = write_report(run)
+    assert page.parent == root / f"report.{run.name}"
+    assert _hashes(run) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (83.149, "83.1"),
+        (1234.5, "1230"),
+        (0.999988, "1.00"),
+        (0, "0"),
+        (-0.0001234, "−0.000123"),
+        (None, "–"),
+        (float("nan"), "–"),
+    ],
+)
+def test_numbers_have_three_significant_digits(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_percentages_and_ranges_read_as_people_write_them() -> None:
+    assert [percent(x) for x in (0.123, 0.0721, -0.5, 0)] == [
+        "12\u00a0%",
+        "7.2\u00a0%",
+        "−50\u00a0%",
+        "0\u00a0%",
+    ]
+    assert ranged(83.149, 79.96, 101.2) == ("83.1", "[80.0, 101.2]")
