@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import testbed
 from analysis import metrics, trust
 from analysis.answer import answer, condition_name, gain_over_best, headline
+from analysis.campaign_tables import campaign_tables
+from analysis.condition_tables import condition_tables
 from analysis.dataset import Dataset, load_dataset
 from analysis.figures.distribution import draw_distribution
 from analysis.figures.lateness import draw_lateness
@@ -25,25 +26,11 @@ from analysis.figures.style import Drawing, palette, save, style
 from analysis.figures.timeline import draw_timeline
 from analysis.formats import number
 from analysis.replay import with_floor
-from analysis.tables import Table, campaign_tables, condition_tables
-from testbed.records import SCHEMA_VERSION
+from analysis.summary import Section, stacked, summarise
+from analysis.tables import Table
 
 # The report stays under 3 MB; figures beyond this many inline bytes are linked to instead.
 _INLINE_BYTES = 2_600_000
-_SUMMARY_DIGITS = 6
-
-
-@dataclass(frozen=True)
-class Section:
-    """One condition as shown: its answer, tables and figures."""
-
-    title: str
-    key: str
-    link: str
-    load: str
-    answer: str
-    tables: list[Table]
-    drawings: list[Drawing]
 
 
 def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
@@ -69,9 +56,9 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         shared = _link_drawings(data)
         images = _save_all([*(d for s in sections for d in s.drawings), *shared], folder)
     tables = campaign_tables(data, queries)
-    transfers = _stacked("transfers", sections)
+    transfers = stacked("transfers", sections)
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
-    summary = _summary(data, sections, tables)
+    summary = summarise(data, sections, tables)
     summary["answer"] = headline([s.answer for s in sections], gains)
     summary["doubts"] = trust.doubts(data, queries, transfers)
     for name, rows in summary["tables"].items():
@@ -163,47 +150,6 @@ def _save_all(drawings: list[Drawing], folder: Path) -> dict[str, str]:
             f"data:{mime};base64,{coded}" if inline else f"figures/{drawing.name}.png"
         )
     return images
-
-
-def _stacked(name: str, sections: list[Section]) -> pd.DataFrame:
-    """One table of every condition together, the condition in its first columns."""
-    parts = []
-    for section in sections:
-        for table in section.tables:
-            if table.name == name:
-                frame = table.frame.copy()
-                frame.insert(0, "link", section.link)
-                frame.insert(1, "load", section.load)
-                parts.append(frame)
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
-
-
-def _summary(data: Dataset, sections: list[Section], tables: list[Table]) -> dict[str, Any]:
-    names = dict.fromkeys(table.name for section in sections for table in section.tables)
-    frames = {name: _stacked(name, sections) for name in names}
-    frames |= {table.name: table.frame for table in tables}
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "experiment": data.name,
-        "campaign": data.root.name,
-        "answer": "",
-        "doubts": [],
-        "answers": {section.key: section.answer for section in sections},
-        "tables": {
-            name: [
-                {str(key): _plain(value) for key, value in row.items()}
-                for row in frame.to_dict("records")
-            ]
-            for name, frame in frames.items()
-        },
-    }
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: six significant digits, null for what is not known."""
-    if isinstance(value, float):
-        return float(f"{value:.{_SUMMARY_DIGITS}g}") if value == value else None
-    return value.item() if hasattr(value, "item") else value
 
 
 def _flat(document: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -94,6 +94,8 @@ def _host_doubts(data: Dataset) -> Iterator[str]:
             "No router: the sender's own egress was shaped, where the sender's TCP sees the queue "
             "and holds back, so queueing is hidden."
         )
+    if bad := int((data.server["event"] == "bad_frame").sum()):
+        yield f"The server turned away {bad} bad frames; server.jsonl has the reasons."
     for host, environment in data.environments.items():
         if reason := (environment.get("cpu_limit") or {}).get("not_applied"):
             yield f"{host}: the CPU limit was not applied: {reason}."

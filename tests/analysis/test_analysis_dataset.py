@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Maker
 
 from analysis.dataset import load_dataset
 from testbed.errors import UserError
+from tests.analysis.conftest import Maker
 
 
 def _run(root: Path, policy: str) -> Path:

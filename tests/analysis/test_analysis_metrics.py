@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import BASE_NETWORK_NS, COSTS, DEVICE_T0_NS, MS, REPLY_NS, Maker
 
 from analysis import bins, metrics
 from analysis.accounting import accountings
@@ -16,6 +15,7 @@ from analysis.answer import answer
 from analysis.dataset import load_dataset
 from analysis.replay import RateSteps, rate_steps, transfer_ns, with_floor
 from testbed.framing import serialisation_ns
+from tests.analysis.conftest import BASE_NETWORK_NS, COSTS, DEVICE_T0_NS, MS, REPLY_NS, Maker
 
 STEADY = ((0, 10_000_000),)
 
