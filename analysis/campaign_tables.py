@@ -1,0 +1,88 @@
+"""The tables of the whole campaign: link, load, results, clocks, runs."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis import trust
+from analysis.dataset import Dataset
+from analysis.formats import yes_no
+from analysis.policies import split_label
+from analysis.tables import Table, count, num, share, text
+
+
+def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
+    """The tables of the whole campaign; those without a row are left out."""
+    verify = tuple((key, lambda row, k=key: yes_no(row[k])) for key in ("digest", "equal", "top1"))
+    made = [
+        Table(
+            "link",
+            "Link fidelity",
+            "How late the router applied the rate changes, and the bytes that the shaped class "
+            "carried ÷ the framed bytes of the payloads sent (acknowledgements make it a little "
+            "more than 1).",
+            trust.link_table(data, queries),
+            (
+                ("link", text("link")),
+                ("direction", text("direction")),
+                ("changes", count("changes")),
+                ("late p50 ms", num("late_p50_ms")),
+                ("late p99 ms", num("late_p99_ms")),
+                ("late max ms", num("late_max_ms")),
+                ("carried ÷ offered", num("carried_share")),
+                ("drops", count("drops")),
+            ),
+        ),
+        Table(
+            "load",
+            "Load achieved on the server",
+            "Means over the runs' load records.",
+            trust.load_table(data),
+            (
+                ("load", text("load")),
+                ("records", count("n")),
+                ("clients", num("clients")),
+                ("queries a second", num("queries_per_s")),
+                ("CPU busy", share("busy_share")),
+            ),
+        ),
+        Table(
+            "verify",
+            "Split equals whole, over the wire",
+            "Bytes received are the bytes sent; the result against the whole model's there.",
+            trust.verify_table(data),
+            (
+                ("split", lambda row: split_label(row["split"])),
+                *verify,
+                ("largest difference", num("max_abs")),
+            ),
+        ),
+        Table(
+            "clocks",
+            "Clocks",
+            "How far a host's clock offset may be off, and how much it moved in a run, at worst. "
+            "Only the figures that set router and device on one axis need it.",
+            trust.clock_table(data),
+            (
+                ("host", text("host")),
+                ("bound µs", num("bound_us")),
+                ("drift µs", num("drift_us")),
+            ),
+        ),
+        Table(
+            "runs",
+            "Runs",
+            "In the order they were run.",
+            trust.run_table(data, queries),
+            (
+                ("run", text("run_id")),
+                ("state", text("state")),
+                ("validity", text("validity")),
+                ("queries", count("queries")),
+                ("length s", num("duration_s")),
+                ("stolen CPU", share("steal_share")),
+                ("page faults", count("page_faults")),
+            ),
+        ),
+    ]
+    return [table for table in made if len(table.frame)]

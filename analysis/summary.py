@@ -1,0 +1,71 @@
+"""The report for programs: every number of every table, by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import pandas as pd
+
+from analysis.dataset import Dataset
+from analysis.figures.style import Drawing
+from analysis.tables import Table
+from testbed.records import SCHEMA_VERSION
+
+_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Section:
+    """One condition as shown: its answer, tables and figures."""
+
+    title: str
+    key: str
+    link: str
+    load: str
+    answer: str
+    tables: list[Table]
+    drawings: list[Drawing]
+
+
+def stacked(name: str, sections: list[Section]) -> pd.DataFrame:
+    """One table of every condition together, the condition in its first columns."""
+    parts = []
+    for section in sections:
+        for table in section.tables:
+            if table.name == name:
+                frame = table.frame.copy()
+                frame.insert(0, "link", section.link)
+                frame.insert(1, "load", section.load)
+                parts.append(frame)
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def summarise(data: Dataset, sections: list[Section], tables: list[Table]) -> dict[str, Any]:
+    """Every number of every table, named; ``answer`` and ``doubts`` are the caller's to fill."""
+    names = dict.fromkeys(table.name for section in sections for table in section.tables)
+    frames = {name: stacked(name, sections) for name in names}
+    frames |= {table.name: table.frame for table in tables}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "experiment": data.name,
+        "campaign": data.root.name,
+        "answer": "",
+        "doubts": [],
+        "answers": {section.key: section.answer for section in sections},
+        "tables": {
+            name: [
+                {str(key): _plain(value) for key, value in row.items()}
+                for row in frame.to_dict("records")
+            ]
+            for name, frame in frames.items()
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it: six significant digits, null for what is not known."""
+    if isinstance(value, float):
+        return float(f"{value:.{_DIGITS}g}") if isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
