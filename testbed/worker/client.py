@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from testbed.worker.encoding import aligned_buffer
 from testbed.worker.layout import FLOAT32_BYTES, REPLY_BYTES, Layout, ServerTimes
-from testbed.worker.transfer import HEADROOM_BYTES, Frame, Receiver, configure, send
+from testbed.worker.transfer import Frame, Receiver, configure, send
 from testbed.worker.wire import (
     HEADER_BYTES,
     MAX_TEXT_BYTES,
@@ -79,7 +79,7 @@ class Connection:
         try:
             configure(self._socket, endpoint.timeout_ns, endpoint.congestion_control)
             capacity = max(REPLY_BYTES + self._logits_bytes, MAX_TEXT_BYTES)
-            buffer = aligned_buffer(HEADROOM_BYTES + capacity)
+            buffer = aligned_buffer(HEADER_BYTES + capacity)
             self._receiver = Receiver(self._socket, buffer, _replies_only)
             token = endpoint.token.encode()
             self._turn(describe(Header(Kind.TOKEN, 0, Dtype.RAW, 0, (), len(token))), 0, token, 0)

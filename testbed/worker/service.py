@@ -24,8 +24,9 @@ from testbed.worker.layout import (
     ServerTimes,
     reply_header,
 )
-from testbed.worker.transfer import HEADROOM_BYTES, Frame, Receiver, configure, mark_bytes, send
+from testbed.worker.transfer import Frame, Receiver, configure, mark_bytes, send
 from testbed.worker.wire import (
+    HEADER_BYTES,
     MAX_PROBE_BYTES,
     MAX_TEXT_BYTES,
     VERIFY,
@@ -159,7 +160,7 @@ def _show_token(sock: socket.socket, terms: Terms) -> None:
         if header.kind != Kind.TOKEN or header.payload_bytes > MAX_TEXT_BYTES:
             raise BadFrame(f"first frame: expected the run's token, got kind {header.kind}")
 
-    buffer = memoryview(bytearray(HEADROOM_BYTES + MAX_TEXT_BYTES))
+    buffer = memoryview(bytearray(HEADER_BYTES + MAX_TEXT_BYTES))
     frame = Receiver(sock, buffer, allowed).receive(timeout_ns=_TOKEN_TIMEOUT_NS)
     if not hmac.compare_digest(bytes(frame.payload), wanted):
         raise WrongToken("token: not this run's; the device must be told the run's own")
@@ -182,7 +183,7 @@ class _Conversation:
         terms = service.terms
         self._allowed = Allowed(terms.layouts)
         size = max(largest_bytes(terms.layouts), MAX_PROBE_BYTES)
-        self._receiver = Receiver(sock, aligned_buffer(HEADROOM_BYTES + size), self._allowed)
+        self._receiver = Receiver(sock, aligned_buffer(HEADER_BYTES + size), self._allowed)
         self._reply = aligned_buffer(terms.outputs * FLOAT32_BYTES)
         self._logits = tensor_view(self._reply, Dtype.FLOAT32, (terms.outputs,))
         self._descriptions = {

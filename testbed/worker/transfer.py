@@ -24,8 +24,6 @@ from testbed.worker.wire import (
     unseal,
 )
 
-# The payload begins where torch would align it, the header ends there.
-HEADROOM_BYTES = 64
 # Descriptions remembered for one peer: more than any experiment has candidates.
 _KNOWN_MOST = 64
 # Fewer segments than this after the mark arrive as one or two wake-ups: no rate can be told.
@@ -107,8 +105,8 @@ def send(sock: socket.socket, *parts: memoryview | bytes, timeout_ns: int) -> No
 class Receiver:
     """Receives frames into one reused buffer, which bounds what a peer can send.
 
-    The peers take turns, so header and first bytes of the payload come with one call: the
-    buffer's first :data:`HEADROOM_BYTES` are for the header. ``allowed`` raises BadFrame for a
+    The peers take turns, so header and first bytes of the payload come with one call; the
+    buffer's first ``HEADER_BYTES`` are the header's. ``allowed`` raises BadFrame for a
     description that this peer may not send.
     """
 
@@ -116,8 +114,8 @@ class Receiver:
         self, sock: socket.socket, buffer: memoryview, allowed: Callable[[Header], None]
     ) -> None:
         self._sock = sock
-        self._frame = buffer[HEADROOM_BYTES - HEADER_BYTES :]
-        self._payload = buffer[HEADROOM_BYTES:]
+        self._frame = buffer
+        self._payload = buffer[HEADER_BYTES:]
         self._allowed = allowed
         self._known: dict[bytes, Header] = {}
 

@@ -2,8 +2,9 @@
 
 Little-endian header of :data:`HEADER_BYTES` bytes: magic (4), version, kind, flags, dtype (1
 each), split id (2, the position in the split table), number of dimensions (2), six dimensions (4
-each), payload length (8); query id (8), CRC-32 of all before it (4). No pickle: a frame is
-numbers and bytes, and every length is checked before anything is received into memory.
+each), payload length (8), padding (8); query id (8), CRC-32 of all before it (4). It is 64 bytes
+long so that a payload received behind it in one buffer lies as torch aligns its own. No pickle: a
+frame is numbers and bytes, and every length is checked before anything is received into memory.
 
 All before the query id is the frame's *description*, the same for every query of a candidate:
 it is packed and checked once, because on a fast link it is most of a small frame's cost.
@@ -28,7 +29,7 @@ VERIFY = 1  # flag of a query: the reply carries the SHA-256 of the payload rece
 MAX_TEXT_BYTES = 512
 MAX_PROBE_BYTES = 1 << 20
 
-_DESCRIPTION = struct.Struct(f"<4sBBBBHH{MAX_DIMS}IQ")
+_DESCRIPTION = struct.Struct(f"<4sBBBBHH{MAX_DIMS}IQ8x")
 _QUERY = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 _SEAL = struct.Struct("<QI")

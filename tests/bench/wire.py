@@ -34,8 +34,9 @@ from testbed.policy.policies import Outcome, make_policy
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import aligned_buffer
 from testbed.worker.layout import REPLY_BYTES, Allowed, Layout, ServerTimes, reply_header
-from testbed.worker.transfer import HEADROOM_BYTES, Receiver, configure, mark_bytes, send
+from testbed.worker.transfer import Receiver, configure, mark_bytes, send
 from testbed.worker.wire import (
+    HEADER_BYTES,
     MAX_TEXT_BYTES,
     BadFrame,
     Dtype,
@@ -73,7 +74,7 @@ def serve_ours(size_bytes: int, announce: Callable[[int], None]) -> None:
         if header.kind != Kind.TOKEN or header.payload_bytes > MAX_TEXT_BYTES:
             raise BadFrame("no token")
 
-    buffer = aligned_buffer(HEADROOM_BYTES + size_bytes)
+    buffer = aligned_buffer(HEADER_BYTES + size_bytes)
     Receiver(sock, buffer, token).receive(timeout_ns=TIMEOUT_NS)
     send(sock, seal(describe(reply_header(0))), timeout_ns=TIMEOUT_NS)
     receiver = Receiver(sock, buffer, Allowed([layout_of(size_bytes)]))

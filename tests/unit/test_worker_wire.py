@@ -22,7 +22,6 @@ from testbed.worker.encoding import Encoder, aligned_buffer, decode, tensor_view
 from testbed.worker.layout import layouts
 from testbed.worker.service import Service, Terms
 from testbed.worker.transfer import (
-    HEADROOM_BYTES,
     Receiver,
     configure,
     mark_bytes,
@@ -118,7 +117,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def receiver(sock: socket.socket, timeout_ns: int = SECOND_NS) -> Receiver:
     configure(sock, timeout_ns, None)
-    return Receiver(sock, aligned_buffer(HEADROOM_BYTES + 400_000), lambda header: None)
+    return Receiver(sock, aligned_buffer(HEADER_BYTES + 400_000), lambda header: None)
 
 
 def raw(size: int) -> bytes:
@@ -169,7 +168,7 @@ def test_header_in_pieces_is_put_together(pair: tuple[socket.socket, socket.sock
         (seal(raw(2**63)), BadFrame, "expected one of"),
         (seal(raw(1)) + b"ab", BadFrame, "expected one of"),
         (seal(raw(1))[:-1] + b"\0", BadFrame, "checksum"),
-        (b"HTTP" * 14, BadFrame, "magic"),
+        (b"HTTP" * (HEADER_BYTES // 4), BadFrame, "magic"),
         (seal(b"SPLT\x09" + raw(0)[5:]), BadFrame, "version"),
         (seal(raw(0)[:12] + b"\x07\0" + raw(0)[14:]), BadFrame, "dimensions"),
     ],
