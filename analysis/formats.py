@@ -51,13 +51,13 @@ def percent(share: Any) -> str:
 
 
 def ranged(value: Any, low: Any, high: Any) -> Cell:
-    """A number with its interval, to the same decimals."""
+    """A number with its interval, to no more decimals than the number."""
     if not known(value):
         return Cell(ABSENT)
     if not known(low):
         return Cell(number(value))
-    places = decimals_of(value)
-    return Cell(number(value), f"[{number(low, places)}, {number(high, places)}]")
+    ends = [number(end, min(decimals_of(value), decimals_of(end))) for end in (low, high)]
+    return Cell(number(value), f"[{', '.join(ends)}]")
 
 
 def percent_ranged(value: Any, low: Any, high: Any) -> Cell:

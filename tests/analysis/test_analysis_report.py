@@ -202,4 +202,4 @@ def test_percentages_and_ranges_read_as_people_write_them() -> None:
         "−50\u00a0%",
         "0\u00a0%",
     ]
-    assert ranged(83.149, 79.96, 101.2) == ("83.1", "[80.0, 101.2]")
+    assert ranged(83.149, 79.96, 101.2) == ("83.1", "[80.0, 101]")
