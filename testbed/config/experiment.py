@@ -87,7 +87,7 @@ class LoadSpec(Strict):
 class ProbeSpec(Strict):
     """Uplink probes that keep the rate estimate fresh while a policy dwells on ``local``."""
 
-    size: Annotated[SizeBytes, Field(ge=20_000)] = 40_000
+    size: Annotated[SizeBytes, Field(ge=20_000, le=2**20)] = 40_000
     interval: Annotated[DurationNs, Field(gt=0)] = SECOND_NS
     budget: SizeBytes = 4_000_000
 

@@ -82,7 +82,7 @@ class _Run:
         self.token = secrets.token_hex(16)
         self.done: dict[str, Any] = {}
         self.t0_ns: dict[str, int] = {}
-        self.started: list[str] = []
+        self.going: list[str] = []
         self.not_ok = 0
         self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}
         schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
@@ -93,8 +93,9 @@ class _Run:
 
     def measure(self) -> None:
         roles, run_id = self.session.roles, self.planned.run_id
-        self._start("server", {"token": self.token})
-        roles["server"].send({"type": "go"})
+        congestion_control = self.conditions.congestion_control
+        self._start("server", {"token": self.token, "congestion_control": congestion_control})
+        self._go("server")
         for name, sides in self.session.link_roles.items():
             wanted = {s: schedule_json(self.conditions.schedules[s]) for s in sides}
             self._start(name, {"schedules": wanted})
@@ -103,22 +104,26 @@ class _Run:
             self._start("load", steps)
         self._start("device", self._device_start())
         for name in self.session.link_roles:
-            went = roles[name].request({"type": "go"}, "went", timeout_s=_STOP_TIMEOUT_S)
+            self._go(name)
+            went = roles[name].wait("went", timeout_s=_STOP_TIMEOUT_S)
             self.t0_ns[name] = went["t0_ns"]
         if self.conditions.steps:
-            roles["load"].send({"type": "go"})
-        roles["device"].send({"type": "go"})
+            self._go("load")
+        self._go("device")
         bound_s = (self.planned.duration_ns + self.session.experiment.run.timeout) / 1e9
         self.done["device"] = roles["device"].wait("done", timeout_s=bound_s + _STOP_TIMEOUT_S)
         self.t0_ns["device"] = self.done["device"]["t0_ns"]
-        self.started.remove("device")
+        self.going.remove("device")
         if self.done["device"]["queries"] == 0:
             raise TestbedError(f"{run_id}: the device measured no query in the run's duration")
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
         message = {"type": "start", "run_id": self.planned.run_id, **message}
-        self.started.append(name)
         self.session.roles[name].request(message, "started", timeout_s=_START_TIMEOUT_S)
+
+    def _go(self, name: str) -> None:
+        self.session.roles[name].send({"type": "go"})
+        self.going.append(name)  # from here on it owes a ``done``
 
     def _device_start(self) -> dict[str, Any]:
         experiment = self.session.experiment
@@ -140,7 +145,7 @@ class _Run:
         }
 
     def stop(self) -> None:
-        """Stop every role that was started; each one's ``done`` closes its part of the run."""
+        """Stop every role that is going; each one's ``done`` closes its part of the run."""
 
         def stop_one(name: str) -> dict[str, Any]:
             role = self.session.roles[name]
@@ -148,9 +153,9 @@ class _Run:
             return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
 
         # The device first: what it still sends must find a server.
-        if "device" in self.started:
+        if "device" in self.going:
             self.done["device"] = stop_one("device")
-        others = [name for name in self.started if name != "device"]
+        others = [name for name in self.going if name != "device"]
         self.done |= each("stop", {name: partial(stop_one, name) for name in others})
 
     def finish(self, state: str, reasons: list[str]) -> dict[str, Any]:
