@@ -99,8 +99,9 @@ class Campaign:
                 self.folder,
                 self.listener.stage,
             ) as session:
+                self._write_trees("before", session)
                 self._run_all(session)
-                session.restore_link()
+                write_json(self.folder / "qdisc.after.json", session.restore_link())
             state = "complete" if set(self.states.values()) == {"complete"} else "failed"
         except KeyboardInterrupt:
             state = "interrupted"
@@ -108,7 +109,12 @@ class Campaign:
         finally:
             self._write_state(state)
 
+    def _write_trees(self, name: str, session: Session) -> None:
+        trees = {role: session.ready[role][name] for role in session.link_roles}
+        write_json(self.folder / f"qdisc.{name}.json", trees)
+
     def _run_all(self, session: Session) -> None:
+        self._write_trees("shaped", session)
         self.listener.stage("verify: split equals whole over the wire")
         write_json(self.folder / "verify.json", {"splits": verify(session)})
         profile = self._profile(session)

@@ -84,6 +84,8 @@ class _Run:
         self.t0_ns: dict[str, int] = {}
         self.going: list[str] = []
         self.not_ok = 0
+        for host, found in session.environments().items():
+            folder.write(f"environment.{host}.json", found)
         self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}
         schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
         folder.write("plan.json", {**asdict(planned), "schedules": schedules})
@@ -171,8 +173,6 @@ class _Run:
         self.folder.write("clock.json", {"hosts": hosts})
         shaped = {n: self.done[n]["shaped"] for n in session.link_roles if n in self.done}
         self.folder.write("qdisc.after.json", shaped)
-        for host, found in session.environment.items():
-            self.folder.write(f"environment.{host}.json", found)
         validity, found_reasons = judge(
             self.done, self.conditions.step_ns, session.link_roles, self.not_ok
         )

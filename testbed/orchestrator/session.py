@@ -60,7 +60,6 @@ class Session(AbstractContextManager["Session"]):
         self.roles: dict[str, RoleProcess] = {}
         self.ready: dict[str, dict[str, Any]] = {}
         self.limits: dict[str, str | None] = {}
-        self.environment: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> Session:
         try:
@@ -91,7 +90,6 @@ class Session(AbstractContextManager["Session"]):
         self._start_roles()
         self._stage("roles: set up link, model, split equals whole on each host")
         self._set_up_roles()
-        self.environment = self.environments()
 
     @property
     def link_roles(self) -> dict[str, tuple[str, ...]]:

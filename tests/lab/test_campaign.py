@@ -1,0 +1,198 @@
+"""The whole thing as a user meets it: the command line, a lab, real runs, what is left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import lab
+from testbed.records import sha256_file
+
+pytestmark = pytest.mark.lab
+ROOT = Path(__file__).parents[2]
+
+EXPERIMENT = """
+schema_version: 1
+name: tiny
+model: {name: resnet18, resolution: 64}
+candidates: ["2", "5"]
+encoding: {features: float32}
+links:
+  fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}
+  steps: {uplink: {trace: steps.csv}, downlink: {rate: 50mbit}, step: 100ms}
+loads:
+  none: {kind: none}
+  busy: {kind: inference, steps: [{t: 0s, clients: 1}]}
+policies: [dynamic, "static:5"]
+run: {duration: DURATION, warmup_queries: 3}
+profile: {queries: 4, rate: 50mbit}
+"""
+TRACE = "t_s,up_bps,down_bps\n0,20000000,50000000\n0.5,5000000,50000000\n1.0,,\n"
+
+
+def testbed(*arguments: str, **options) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "testbed", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe, **options)
+
+
+def write_experiment(folder: Path, duration: str) -> Path:
+    (folder / "steps.csv").write_text(TRACE)
+    path = folder / "tiny.yaml"
+    path.write_text(EXPERIMENT.replace("DURATION", duration))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Iterator[dict]:
+    """One finished campaign of eight short runs, shared by the tests that only look."""
+    folder = tmp_path_factory.mktemp("finished")
+    experiment = write_experiment(folder, "1s")
+    process = testbed("run", str(experiment), "--results", str(folder / "results"), "--json")
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    yield json.loads(out)
+    assert lab.status() == []
+
+
+def runs_of(campaign: Path) -> list[Path]:
+    return sorted(path.parent for path in campaign.glob("*/plan.json"))
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_every_run_is_complete_and_whole(finished) -> None:
+    campaign = Path(finished["campaign"])
+    assert set(finished["runs"].values()) == {"complete"}
+    assert len(finished["runs"]) == 8
+    folders = runs_of(campaign)
+    assert len(folders) == 9  # and the profile
+    for folder in folders:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        assert manifest["schema_version"] == 1
+        for name, digest in manifest["checksums"].items():
+            assert sha256_file(folder / name) == digest
+        assert {"plan.json", "queries.jsonl", "link.jsonl", "server.jsonl", "clock.json"} <= set(
+            manifest["checksums"]
+        )
+        for state in ("before", "shaped", "after"):
+            assert (folder / f"qdisc.{state}.json").exists()
+        assert len(list(folder.glob("environment.*.json"))) == 3
+
+
+def test_every_query_has_a_record_that_adds_up(finished) -> None:
+    for folder in runs_of(Path(finished["campaign"])):
+        records = lines(folder / "queries.jsonl")
+        assert [r["query"] for r in records] == list(range(len(records)))
+        measured = [r for r in records if r["kind"] == "measured"]
+        assert measured
+        for record in measured:
+            assert record["status"] == "ok"
+            parts = ("decide_ns", "head_ns", "encode_ns", "server_wait_ns", "decode_ns", "tail_ns")
+            assert sum(record[p] for p in parts) + record["network_ns"] == record["e2e_ns"]
+            assert record["network_ns"] >= 0
+            assert (record["bytes_up"] > 0) == (record["split"] != "local")
+
+
+def test_split_equals_whole_was_proven_over_the_wire(finished) -> None:
+    splits = json.loads((Path(finished["campaign"]) / "verify.json").read_text())["splits"]
+    assert {"offload", "2", "5"} <= set(splits)
+    for found in splits.values():
+        assert found["digest"]
+        assert found["equal"]
+        assert found["top1"]
+
+
+def test_the_link_followed_the_trace(finished) -> None:
+    for folder in runs_of(Path(finished["campaign"])):
+        plan = json.loads((folder / "plan.json").read_text())
+        changes = [r for r in lines(folder / "link.jsonl") if "rate_bps" in r]
+        wanted = {rate for _, rate in plan["schedules"]["uplink"]["changes"]}
+        assert {r["rate_bps"] for r in changes if r["direction"] == "uplink"} == wanted
+
+
+def test_a_slower_link_takes_the_time_that_serialisation_says(finished) -> None:
+    profile = json.loads((Path(finished["campaign"]) / "profile.json").read_text())
+    offload = profile["candidates"]["offload"]
+    ip_bits = 8 * (offload["bytes_up"] + 52 * -(-offload["bytes_up"] // 1448) - 7500)
+    floor_ns = ip_bits * 1e9 / profile["rate_bps"]
+    assert floor_ns <= offload["network_ns"] * 1.02
+    assert profile["base_network_ns"] >= 0
+
+
+def test_load_was_there_when_asked_for(finished) -> None:
+    for folder in runs_of(Path(finished["campaign"])):
+        plan = json.loads((folder / "plan.json").read_text())
+        load = lines(folder / "load.jsonl")
+        assert any(r["queries"] > 0 for r in load) == (plan["load"] == "busy")
+
+
+def test_the_report_has_the_answer_and_its_numbers(finished) -> None:
+    report = Path(finished["report"])
+    assert report.read_text().startswith("<!DOCTYPE html>") or "<html" in report.read_text()[:300]
+    summary = json.loads((report.parent / "summary.json").read_text())
+    assert summary["schema_version"] == 1
+    assert list((report.parent / "figures").glob("*.pdf"))
+    assert list((report.parent / "tables").glob("*.csv"))
+
+
+def test_the_link_is_as_it_was_found(finished) -> None:
+    campaign = Path(finished["campaign"])
+    before = json.loads((campaign / "qdisc.before.json").read_text())
+    after = json.loads((campaign / "qdisc.after.json").read_text())
+    assert before == after
+
+
+def started_running(process: subprocess.Popen[str], results: Path) -> Path:
+    """The campaign folder once a run's measured queries have begun to arrive."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        for path in results.glob("*/*/*.t0.*/queries.jsonl"):
+            if '"kind":"measured"' in path.read_text():
+                return path.parents[1]
+        time.sleep(0.05)
+    raise AssertionError(f"no run began: {process.communicate(timeout=5)}")
+
+
+def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing(tmp_path) -> None:
+    experiment = write_experiment(tmp_path, "60s")
+    process = testbed("run", str(experiment), "--results", str(tmp_path / "r"), "--json")
+    campaign = started_running(process, tmp_path / "r")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "interrupted" in err
+    (manifest,) = campaign.glob("*.t0.*/manifest.json")
+    assert json.loads(manifest.read_text())["state"] == "interrupted"
+    assert lines(manifest.parent / "queries.jsonl")
+    assert json.loads((campaign / "campaign.json").read_text())["state"] == "interrupted"
+    assert json.loads(out)["report"]
+    assert lab.status() == []
+
+
+def test_kill_9_leaves_records_and_lab_down_removes_the_rest(tmp_path) -> None:
+    experiment = write_experiment(tmp_path, "60s")
+    process = testbed("run", str(experiment), "--results", str(tmp_path / "r"))
+    campaign = started_running(process, tmp_path / "r")
+    mine = {found["lab"] for found in lab.status()}
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=10)
+    assert mine
+    down = testbed("lab", "down", "--all", "--json")
+    out, err = down.communicate(timeout=60)
+    assert down.returncode == 0, err
+    assert json.loads(out)["removed"]
+    assert lab.status() == []
+    (run,) = campaign.glob("*.t0.*")
+    assert not (run / "manifest.json").exists()
+    assert [r for r in lines(run / "queries.jsonl") if r["kind"] == "measured"]
