@@ -38,10 +38,10 @@ profile: {queries: 4, rate: 50mbit}
 TRACE = "t_s,up_bps,down_bps\n0,20000000,50000000\n0.5,5000000,50000000\n1.0,,\n"
 
 
-def testbed(*arguments: str, **options) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "testbed", *arguments]
+def command(*arguments: str) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-m", "testbed", *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, text=True, stdout=pipe, stderr=pipe, **options)
+    return subprocess.Popen(argv, cwd=ROOT, text=True, stdout=pipe, stderr=pipe)
 
 
 def write_experiment(folder: Path, duration: str) -> Path:
@@ -51,12 +51,21 @@ def write_experiment(folder: Path, duration: str) -> Path:
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def own_labs(tmp_path_factory) -> Iterator[None]:
+    """Labs of these tests are told apart from any other on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_RUN_DIR", str(tmp_path_factory.mktemp("labs")))
+        yield
+        lab.down_all()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Iterator[dict]:
     """One finished campaign of eight short runs, shared by the tests that only look."""
     folder = tmp_path_factory.mktemp("finished")
     experiment = write_experiment(folder, "1s")
-    process = testbed("run", str(experiment), "--results", str(folder / "results"), "--json")
+    process = command("run", str(experiment), "--results", str(folder / "results"), "--json")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     yield json.loads(out)
@@ -166,7 +175,7 @@ def started_running(process: subprocess.Popen[str], results: Path) -> Path:
 
 def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing(tmp_path) -> None:
     experiment = write_experiment(tmp_path, "60s")
-    process = testbed("run", str(experiment), "--results", str(tmp_path / "r"), "--json")
+    process = command("run", str(experiment), "--results", str(tmp_path / "r"), "--json")
     campaign = started_running(process, tmp_path / "r")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -182,13 +191,13 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing(tmp_path) -> None:
 
 def test_kill_9_leaves_records_and_lab_down_removes_the_rest(tmp_path) -> None:
     experiment = write_experiment(tmp_path, "60s")
-    process = testbed("run", str(experiment), "--results", str(tmp_path / "r"))
+    process = command("run", str(experiment), "--results", str(tmp_path / "r"))
     campaign = started_running(process, tmp_path / "r")
     mine = {found["lab"] for found in lab.status()}
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=10)
     assert mine
-    down = testbed("lab", "down", "--all", "--json")
+    down = command("lab", "down", "--all", "--json")
     out, err = down.communicate(timeout=60)
     assert down.returncode == 0, err
     assert json.loads(out)["removed"]
