@@ -11,6 +11,7 @@ from pyroute2 import IPRoute
 from testbed.control import Control, Message
 from testbed.errors import GroupError, UserError
 from testbed.link import host
+from testbed.link.guard import Guard
 from testbed.link.interface import ShapedInterface
 from testbed.link.replay import Change, Event, Schedule, replay, schedule_from_json, timeline
 from testbed.link.state import State
@@ -28,6 +29,7 @@ class LinkRole:
         self._ipr: IPRoute | None = None
         self._shaped: dict[str, ShapedInterface] = {}
         self._schedules: dict[str, Schedule] = {}
+        self._guard = Guard()
 
     def hello(self) -> Message:
         """What this host's kernel can do, and the settings that a shaped flow depends on."""
@@ -69,8 +71,14 @@ class LinkRole:
         if self._ipr is None:
             self._ipr = IPRoute()
         host.refuse_management_path(self._ipr, interfaces, self._environ)
-        # All are looked at before the first is changed: a refusal then leaves nothing half done.
-        shaped = {name: ShapedInterface(self._ipr, tree) for name, tree in trees.items()}
+        self._guard.claim(interfaces, message.get("owner", "somebody who gave no name"))
+        try:
+            # All are looked at before the first is changed: a refusal leaves nothing half done.
+            shaped = {name: ShapedInterface(self._ipr, tree) for name, tree in trees.items()}
+            self._guard.arm(shaped.values())
+        except BaseException:
+            self._guard.release()
+            raise
         self._shaped = shaped
         after = {side.tree.interface: side.shape() for side in shaped.values()}
         self._control.send(
@@ -168,10 +176,12 @@ class LinkRole:
                     after[interface] = side.restore(ipr)
                     outcomes[interface] = None
                     del self._shaped[name]
+                    self._guard.restored(interface)
                 except Exception as error:  # one failure must not leave the other side shaped
                     outcomes[interface] = error
         if any(outcomes.values()):
             raise GroupError("link: restore", outcomes)
+        self._guard.release()
         return after
 
     def close(self) -> None:
