@@ -133,6 +133,8 @@ class Campaign:
         if manifest["validity"] == "degraded":
             self.degraded[planned.run_id] = manifest["reasons"]
         self._write_state("running")
+        if manifest["state"] == "interrupted":
+            raise KeyboardInterrupt
         return manifest
 
     def _conditions(self, planned: PlannedRun, profile: dict[str, Any]) -> Conditions:

@@ -44,7 +44,7 @@ def execute(
     """Run it and finish its folder; returns the manifest.
 
     Whatever ends the run early (a lost host, an interrupt), the records so far stay and the
-    manifest says ``failed`` or ``interrupted``; an interrupt is then raised again.
+    manifest says ``failed`` or ``interrupted``: to go on is the caller's decision.
     """
     run = _Run(session, planned, conditions, folder)
 
@@ -55,11 +55,11 @@ def execute(
         on_record(role, file, record)
 
     session.on_record = keep
-    state, reasons, caught = "complete", [], None
+    state, reasons = "complete", []
     try:
         run.measure()
-    except KeyboardInterrupt as error:
-        state, caught = "interrupted", error
+    except KeyboardInterrupt:
+        state = "interrupted"
     except TestbedError as error:
         state, reasons = "failed", [str(error)]
     try:
@@ -67,10 +67,7 @@ def execute(
     except (TestbedError, KeyboardInterrupt) as error:
         reasons.append(f"stop: {error}")
         state = "failed" if state == "complete" else state
-    manifest = run.finish(state, reasons)
-    if caught is not None:
-        raise caught
-    return manifest
+    return run.finish(state, reasons)
 
 
 class _Run:
