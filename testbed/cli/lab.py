@@ -19,7 +19,7 @@ def up(args: argparse.Namespace, out: Output) -> int:
     if inventory.lab is None:
         raise UserError(f"{args.inventory}: lab: expected local, got nothing; these hosts are real")
     lab = Lab.up(inventory)
-    document = {"lab": lab.lab_id, "inventory": lab.inventory.model_dump(mode="json")}
+    document = {"lab_id": lab.lab_id, "inventory": lab.inventory.model_dump(mode="json")}
     out.document(document, lambda: print(f"lab {lab.lab_id} is up; end it: testbed lab down"))
     return 0
 
@@ -28,7 +28,7 @@ def down(args: argparse.Namespace, out: Output) -> int:
     """Remove a virtual lab, whatever became of the process that made it."""
     from testbed import lab
 
-    labs = [found["lab"] for found in lab.status()]
+    labs = [found["lab_id"] for found in lab.status()]
     if not args.all and args.lab is None and len(labs) > 1:
         raise UserError(f"several labs are up: {', '.join(labs)}; name one, or say --all")
     if args.all:
@@ -52,9 +52,11 @@ def status(args: argparse.Namespace, out: Output) -> int:
         if not found:
             print("no lab is up")
         for entry in found:
-            print(f"lab {entry['lab']}")
+            print(f"lab {entry['lab_id']}  {entry['subnet']}  {entry['run_dir']}")
             for name, host in entry["hosts"].items():
-                print(f"  {name}: {', '.join(f'{k} {v}' for k, v in host.items())}")
+                sshd = "sshd answers" if host["sshd_alive"] else "sshd is gone"
+                at = f"{host['address']}:{host['port']}"
+                print(f"  {name:10} {at:24} {sshd}  {host['limit'] or ''}".rstrip())
 
     out.document({"labs": found}, words)
     return 0

@@ -193,10 +193,9 @@ def test_kill_9_leaves_records_and_lab_down_removes_the_rest(tmp_path) -> None:
     experiment = write_experiment(tmp_path, "60s")
     process = command("run", str(experiment), "--results", str(tmp_path / "r"))
     campaign = started_running(process, tmp_path / "r")
-    mine = {found["lab"] for found in lab.status()}
+    assert len(lab.status()) == 1
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=10)
-    assert mine
     down = command("lab", "down", "--all", "--json")
     out, err = down.communicate(timeout=60)
     assert down.returncode == 0, err
