@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from testbed.errors import UserError
 from testbed.model.table import LOCAL
-from testbed.policy.estimators import LoadEstimator, RateEstimator
-from testbed.policy.latency import Candidate, predict_ns
-from testbed.policy.policies import Outcome, Policy, State
+from testbed.policy.estimators import RateEstimator, ReplyEstimator
+from testbed.policy.latency import Candidate
+from testbed.policy.predicting import predict
+from testbed.policy.protocol import Outcome, Policy, State
 
 
 @dataclass(frozen=True)
@@ -47,9 +48,10 @@ class Agent:
         candidates: tuple[Candidate, ...],
         base_network_ns: int,
         probe: ProbeRule | None,
+        deadline_ns: int | None = None,
     ) -> None:
         if policy.uses_rate and not candidates:
-            raise UserError("policy dynamic: needs a profile, got none; profile the model first")
+            raise UserError("the policy needs a profile, got none; profile the model first")
         self._policy = policy
         self._candidates = candidates
         self._by_split = {candidate.split: candidate for candidate in candidates}
@@ -58,7 +60,24 @@ class Agent:
         self._probed_ns: int | None = None
         self._probed_bytes = 0
         self._rate = RateEstimator()
-        self._load = LoadEstimator()
+        self._load = ReplyEstimator(idle=1.0)
+        self._wait = ReplyEstimator(idle=0.0)
+        self._deadline_ns = deadline_ns
+        self._begun_ns: int | None = None
+
+    @property
+    def choices(self) -> tuple[str, ...] | None:
+        """The splits that the policy may choose; None for every candidate."""
+        return self._policy.choices
+
+    @property
+    def fault(self) -> str | None:
+        """The first error of a user's own policy, None while there was none."""
+        return self._policy.fault
+
+    def begin(self, now_ns: int) -> None:
+        """The run's own time begins: what a schedule counts from."""
+        self._begun_ns = now_ns
 
     @property
     def finished(self) -> bool:
@@ -68,27 +87,30 @@ class Agent:
     def decide(self, now_ns: int) -> Decision:
         """The split of the query that begins now."""
         rate_bps = self._rate.rate_bps
-        load = self._load.load(now_ns)
         state = State(
             now_ns,
             self._candidates,
             rate_bps,
             self._rate.age_ns(now_ns),
-            load,
+            self._load.value(now_ns),
             self._base_network_ns,
+            wait_ns=round(self._wait.value(now_ns)),
+            rate_low_bps=self._rate.low_bps(now_ns),
+            load_high=self._load.high(now_ns),
+            wait_high_ns=round(self._wait.high(now_ns)),
+            confidence=self._rate.confidence(now_ns),
+            run_ns=0 if self._begun_ns is None else now_ns - self._begun_ns,
+            deadline_ns=self._deadline_ns,
         )
         split = self._policy.decide(state)
-        return Decision(
-            split, rate_bps, load, self._predict_ns(split, rate_bps, load), self._policy.settling
-        )
+        predicted_ns = self._predict_ns(split, state)
+        return Decision(split, rate_bps, state.load, predicted_ns, self._policy.settling)
 
-    def _predict_ns(self, split: str, rate_bps: int | None, load: float) -> int | None:
+    def _predict_ns(self, split: str, state: State) -> int | None:
         candidate = self._by_split.get(split)
-        if candidate is None or (rate_bps is None and split != LOCAL):
+        if candidate is None or (state.rate_bps is None and split != LOCAL):
             return None
-        return predict_ns(
-            candidate, rate_bps=rate_bps or 1, base_network_ns=self._base_network_ns, load=load
-        )
+        return predict(candidate, state, state.rate_bps or 1)
 
     def observe(self, outcome: Outcome) -> None:
         """Feed the estimators and the policy with a query or probe that ended."""
@@ -98,7 +120,9 @@ class Agent:
             candidate = self._by_split.get(outcome.split)
             # A warm-up's tail is slow for reasons of its own, and a probe has none.
             if candidate is not None and outcome.split != LOCAL and outcome.kind == "measured":
-                self._load.add(outcome.now_ns, outcome.tail_ns, candidate.tail_ns)
+                if outcome.tail_ns > 0 and candidate.tail_ns > 0:
+                    self._load.add(outcome.now_ns, outcome.tail_ns / candidate.tail_ns)
+                self._wait.add(outcome.now_ns, outcome.wait_ns)
         self._policy.observe(outcome)
 
     def probe_due(self, now_ns: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from statistics import median, median_high
 
 from testbed.framing import MTU_BYTES
@@ -28,9 +29,12 @@ class RateEstimator:
     LONG_SPAN_NS = 40 * _MS_NS
     WINDOW_NS = 200 * _MS_NS
     WINDOW_SAMPLES = 3
+    HISTORY_NS = 2_000 * _MS_NS
+    LOW_SHARE = 0.2
 
     def __init__(self) -> None:
         self._samples: list[tuple[int, int]] = []  # (time, rate)
+        self._history: deque[tuple[int, int]] = deque(maxlen=16)
         self.rate_bps: int | None = None
 
     def add(self, now_ns: int, span_bytes: int, span_ns: int) -> None:
@@ -38,6 +42,7 @@ class RateEstimator:
         if span_bytes < self.MIN_SPAN_BYTES or span_ns <= 0:
             return
         sample = (now_ns, max(1, round(span_bytes * 8e9 / span_ns)))
+        self._history.append(sample)
         if span_ns >= self.LONG_SPAN_NS:
             self._samples = []
         recent = [s for s in self._samples if now_ns - s[0] <= self.WINDOW_NS]
@@ -48,13 +53,37 @@ class RateEstimator:
         """Time since the newest sample, or None before the first."""
         return now_ns - self._samples[-1][0] if self._samples else None
 
+    def low_bps(self, now_ns: int) -> int | None:
+        """What the rate may well have fallen to: the least of the estimate and of the recent.
 
-class LoadEstimator:
-    """How many times longer the server's tail takes than when it was profiled.
+        The recent ones are the lower fifth of the spans of the last two seconds.
+        """
+        if self.rate_bps is None:
+            return None
+        rates = sorted(self._recent_bps(now_ns))
+        return min(self.rate_bps, rates[int(self.LOW_SHARE * len(rates))]) if rates else None
+
+    def confidence(self, now_ns: int) -> float:
+        """``n/(n + 1)`` for the spans of the last two seconds, halved each second of age."""
+        n, age_ns = len(self._recent_bps(now_ns)), self.age_ns(now_ns)
+        return 0.0 if age_ns is None else n / (n + 1) * 0.5 ** (age_ns / (1_000 * _MS_NS))
+
+    def _recent_bps(self, now_ns: int) -> list[int]:
+        # The newest always counts: without it nothing is known at all.
+        last = len(self._history) - 1
+        return [
+            rate_bps
+            for index, (t_ns, rate_bps) in enumerate(self._history)
+            if index == last or now_ns - t_ns <= self.HISTORY_NS
+        ]
+
+
+class ReplyEstimator:
+    """A figure of the server's replies that is known for an idle server: slowdown, or queue.
 
     The median of up to three replies of the last two seconds. Without replies it holds for one
-    second and then halves its distance to 1 every two: a policy that avoids a loaded server
-    hears no more of it, and must try again some time.
+    second and then halves its distance to the idle figure every two: a policy that avoids a
+    loaded server hears no more of it, and must try again some time.
     """
 
     WINDOW_NS = 2_000 * _MS_NS
@@ -62,23 +91,30 @@ class LoadEstimator:
     HOLD_NS = 1_000 * _MS_NS
     HALVING_NS = 2_000 * _MS_NS
 
-    def __init__(self) -> None:
-        self._samples: list[tuple[int, float]] = []  # (time, ratio)
-        self._median = 1.0
+    def __init__(self, idle: float) -> None:
+        self._idle = idle
+        self._samples: list[tuple[int, float]] = []
+        self._median = self._most = idle
 
-    def add(self, now_ns: int, tail_ns: int, profiled_ns: int) -> None:
-        """Take a reported tail time beside the profiled one of the same split."""
-        if tail_ns <= 0 or profiled_ns <= 0:
-            return
+    def add(self, now_ns: int, value: float) -> None:
+        """Take the figure of one reply."""
         recent = [s for s in self._samples if now_ns - s[0] <= self.WINDOW_NS]
-        self._samples = [*recent[1 - self.WINDOW_SAMPLES :], (now_ns, tail_ns / profiled_ns)]
-        self._median = median(ratio for _, ratio in self._samples)
+        self._samples = [*recent[1 - self.WINDOW_SAMPLES :], (now_ns, value)]
+        values = [value for _, value in self._samples]
+        self._median, self._most = median(values), max(values)
 
-    def load(self, now_ns: int) -> float:
-        """The factor now; 1.0 before the first reply."""
+    def value(self, now_ns: int) -> float:
+        """The figure now; the idle one before the first reply."""
+        return self._faded(now_ns, self._median)
+
+    def high(self, now_ns: int) -> float:
+        """The greatest of the same replies."""
+        return self._faded(now_ns, self._most)
+
+    def _faded(self, now_ns: int, value: float) -> float:
         if not self._samples:
-            return 1.0
+            return self._idle
         stale_ns = max(0, now_ns - self._samples[-1][0] - self.HOLD_NS)
         if stale_ns == 0:
-            return self._median
-        return float(1 + (self._median - 1) * 0.5 ** (stale_ns / self.HALVING_NS))
+            return value
+        return float(self._idle + (value - self._idle) * 0.5 ** (stale_ns / self.HALVING_NS))

@@ -39,16 +39,18 @@ def candidates_from_profile(profile: Mapping[str, Any]) -> tuple[Candidate, ...]
     )
 
 
-def predict_ns(candidate: Candidate, *, rate_bps: float, base_network_ns: int, load: float) -> int:
-    """``head + encode + (wire bytes − burst)/rate + base network time + (decode + tail) · load``.
+def predict_ns(
+    candidate: Candidate, *, rate_bps: float, base_network_ns: int, load: float, wait_ns: int = 0
+) -> int:
+    """``head + encode + (wire − burst)/rate + base network + wait + (decode + tail) · load``.
 
-    ``load`` is how many times longer the server takes than when profiled. ``local`` is the
-    head alone: it pays for no network. After Bakhtiarnia et al. (arXiv 2205.11269) with the link's
-    burst, the base network time and the load added.
+    ``load`` is how many times longer the server takes than when profiled, ``wait_ns`` its queue.
+    ``local`` is the head alone: it pays for no network. After Bakhtiarnia et al. (arXiv
+    2205.11269) with the link's burst, the base network time, the queue and the load added.
     """
     device_ns = candidate.head_ns + candidate.encode_ns
     if candidate.split == LOCAL:
         return device_ns
     uplink_ns = serialisation_ns(candidate.bytes_up, rate_bps)
     server_ns = round((candidate.decode_ns + candidate.tail_ns) * load)
-    return device_ns + uplink_ns + base_network_ns + server_ns
+    return device_ns + uplink_ns + base_network_ns + wait_ns + server_ns

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from testbed.policy.agent import Decision
-from testbed.policy.policies import Outcome
+from testbed.policy.protocol import Outcome
 from testbed.worker.client import Reply
 from testbed.worker.layout import ServerTimes
 
@@ -65,6 +65,7 @@ class Timing:
             span_ns=self.times.span_ns,
             status=self.status,
             kind=self.kind,
+            wait_ns=self.times.wait_ns,
         )
 
     def record(

@@ -8,7 +8,8 @@ from testbed.errors import UserError
 from testbed.framing import ip_bytes
 from testbed.policy.agent import Agent, ProbeRule
 from testbed.policy.latency import Candidate, predict_ns
-from testbed.policy.policies import Outcome, make_policy
+from testbed.policy.policies import make_policy
+from testbed.policy.protocol import Outcome
 
 MS, S, MBIT = 10**6, 10**9, 10**6
 CANDIDATES = (

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from testbed.policy.estimators import LoadEstimator, RateEstimator
+from testbed.policy.estimators import RateEstimator, ReplyEstimator
 
 MS, S, MBIT = 10**6, 10**9, 10**6
 KB60 = 60_000
@@ -90,38 +90,35 @@ def test_noisy_samples_of_a_steady_link_stay_near_it() -> None:
     assert sum(errors) < sum(raw_errors) / 3
 
 
-def loaded(ratios: list[float], pause_ns: int = 100 * MS) -> tuple[LoadEstimator, int]:
+def loaded(ratios: list[float], pause_ns: int = 100 * MS) -> tuple[ReplyEstimator, int]:
     """An estimator after replies of these ratios, and the time of the last one."""
-    estimator = LoadEstimator()
+    estimator = ReplyEstimator(idle=1.0)
     for i, ratio in enumerate(ratios):
-        estimator.add(i * pause_ns, round(20 * MS * ratio), 20 * MS)
+        estimator.add(i * pause_ns, ratio)
     return estimator, (len(ratios) - 1) * pause_ns
 
 
 def test_load_is_one_until_told_otherwise() -> None:
-    estimator = LoadEstimator()
-    assert estimator.load(0) == 1.0
-    estimator.add(0, 5 * MS, 0)
-    estimator.add(0, 0, 5 * MS)
-    assert estimator.load(1) == 1.0
+    estimator = ReplyEstimator(idle=1.0)
+    assert estimator.value(0) == 1.0
 
 
 def test_load_follows_within_two_replies_and_ignores_one_outlier() -> None:
     estimator, now_ns = loaded([1.0, 1.0, 1.0, 8.0])
-    assert estimator.load(now_ns) == 1.0
+    assert estimator.value(now_ns) == 1.0
     estimator, now_ns = loaded([1.0, 1.0, 3.0, 3.0])
-    assert estimator.load(now_ns) == 3.0
+    assert estimator.value(now_ns) == 3.0
 
 
 def test_load_holds_for_a_second_then_forgets() -> None:
     estimator, now_ns = loaded([5.0, 5.0, 5.0])
-    assert estimator.load(now_ns + S) == 5.0
-    assert estimator.load(now_ns + 3 * S) == pytest.approx(3.0)
-    assert estimator.load(now_ns + 5 * S) == pytest.approx(2.0)
-    assert estimator.load(now_ns + 60 * S) == pytest.approx(1.0, abs=0.01)
+    assert estimator.value(now_ns + S) == 5.0
+    assert estimator.value(now_ns + 3 * S) == pytest.approx(3.0)
+    assert estimator.value(now_ns + 5 * S) == pytest.approx(2.0)
+    assert estimator.value(now_ns + 60 * S) == pytest.approx(1.0, abs=0.01)
 
 
 def test_load_returns_at_the_first_reply_after_a_silence() -> None:
     estimator, now_ns = loaded([5.0, 5.0, 5.0])
-    estimator.add(now_ns + 10 * S, 40 * MS, 20 * MS)
-    assert estimator.load(now_ns + 10 * S) == 2.0
+    estimator.add(now_ns + 10 * S, 2.0)
+    assert estimator.value(now_ns + 10 * S) == 2.0

@@ -5,8 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import UserError
+from testbed.policy.fixed import Static
 from testbed.policy.latency import Candidate, candidates_from_profile, predict_ns
-from testbed.policy.policies import Dynamic, Outcome, State, Static, make_policy
+from testbed.policy.policies import make_policy
+from testbed.policy.predicting import Dynamic
+from testbed.policy.protocol import Outcome, State
 
 MS, MBIT = 10**6, 10**6
 SPLITS = ("offload", "1", "3", "local")
@@ -117,8 +120,8 @@ def test_static_policies_by_name(name, split) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("neurosurgeon", "expected local, offload, dynamic or static"),
-        ("3", "expected local, offload, dynamic or static"),
+        ("nonesuch", "expected local, offload, static:<split>, dynamic"),
+        ("3", "expected local, offload, static:<split>, dynamic"),
         ("static:", "'' is not a candidate"),
         ("static:7", "'7' is not a candidate; expected one of offload, 1, 3, local"),
         ("cycle", "expected local"),
