@@ -33,11 +33,12 @@ lint: setup  ## formatting, style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: setup  ## time the wire and the decision; writes bench.json
+bench: setup  ## time the wire, the decision and the encodings; writes bench*.json
 	$(BIN)/python -m tests.bench.wire
+	$(BIN)/python -m tests.bench.encode
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything is pinned to one version; PIP_ARGS can name an index with another build of torch.

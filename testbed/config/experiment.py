@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from testbed.config.fields import DurationNs, Name, RateBps, SizeBytes, Strict, read_yaml
+from testbed.encodings import parse_features, parse_input
 from testbed.errors import UserError
 
 SECOND_NS = 10**9
@@ -25,8 +26,8 @@ class ModelSpec(Strict):
 class EncodingSpec(Strict):
     """What crosses the link: pixels for ``offload``, features for a split."""
 
-    input: Literal["uint8"] = "uint8"
-    features: Literal["float32", "float16"] = "float32"
+    input: Annotated[str, AfterValidator(lambda name: parse_input(name).name)] = "uint8"
+    features: Annotated[str, AfterValidator(lambda name: parse_features(name).name)] = "float32"
 
 
 class DirectionSpec(Strict):
@@ -98,6 +99,8 @@ class RunSpec(Strict):
     duration: Annotated[DurationNs, Field(ge=100_000_000)] = 12 * SECOND_NS
     warmup_queries: Annotated[int, Field(ge=1)] = 5
     trials: Annotated[int, Field(ge=1)] = 1
+    # How often a run that failed or was disturbed from outside is done again; all are kept.
+    repeat_disturbed: Annotated[int, Field(ge=0, le=10)] = 1
     timeout: Annotated[DurationNs, Field(ge=100_000_000)] = 10 * SECOND_NS
 
 

@@ -15,7 +15,6 @@ from testbed.worker.transfer import Frame, Receiver, configure, send
 from testbed.worker.wire import (
     HEADER_BYTES,
     MAX_TEXT_BYTES,
-    VERIFY,
     BadFrame,
     Dtype,
     Header,
@@ -91,7 +90,7 @@ class Connection:
         self, query: int, layout: Layout, payload: memoryview, *, verify: bool = False
     ) -> Reply:
         """Send an encoded tensor and wait for the tail's logits ``(N, outputs)``."""
-        description = describe(layout.header(VERIFY)) if verify else layout.description
+        description = layout.description(len(payload), verify=verify)
         return self._exchange(description, query, payload, self._logits_bytes)
 
     def probe(self, query: int, payload: memoryview) -> Reply:

@@ -6,10 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor
 
 from testbed.control import Control, Message
 from testbed.errors import TestbedError, UserError
@@ -17,8 +15,9 @@ from testbed.model.table import LOCAL, SplitTable
 from testbed.policy.agent import Agent, ProbeRule
 from testbed.policy.latency import candidates_from_profile
 from testbed.policy.policies import make_policy
-from testbed.worker.client import Endpoint, Reply, ServerLink
-from testbed.worker.encoding import Encoder, tensor_view
+from testbed.worker.agreement import Comparison
+from testbed.worker.client import Endpoint, ServerLink
+from testbed.worker.encoding import Decoder, Encoder
 from testbed.worker.host import (
     Usage,
     build_engine,
@@ -28,7 +27,7 @@ from testbed.worker.host import (
 )
 from testbed.worker.layout import layouts
 from testbed.worker.loop import Equipment, Loop, no_collection
-from testbed.worker.wire import MAX_PROBE_BYTES, Dtype, WireError
+from testbed.worker.wire import MAX_PROBE_BYTES, WireError
 
 # Verifying is not measuring: a slow link may take its time.
 _VERIFY_TIMEOUT_NS = 60_000_000_000
@@ -86,6 +85,7 @@ class DeviceRole:
             layouts=known,
             candidates=candidates,
             encoder=Encoder(known),
+            decoder=Decoder(known.values()),
             inputs=inputs,
             batch=batch,
             outputs=batch * table.outputs,
@@ -100,15 +100,17 @@ class DeviceRole:
 
     def _verify(self, kit: Equipment, message: Message) -> None:
         endpoint = _endpoint(message, _VERIFY_TIMEOUT_NS)
-        x = kit.inputs[0]
-        expected = kit.engine.whole(x)
         found = {}
         with _unreachable_is_told(endpoint), closing(ServerLink(endpoint, kit.outputs)) as link:
             for number, (split, layout) in enumerate(kit.layouts.items()):
-                payload = kit.encoder.encode(split, kit.engine.head(split, x))
-                digest = hashlib.sha256(payload).digest()
-                reply = link.query(number, layout, payload, verify=True)
-                found[split] = _compare(expected, reply, digest)
+                comparison = Comparison()
+                # One query proves equality; how much an encoding loses is a matter of samples.
+                for x in kit.inputs if layout.code.coarse else kit.inputs[:1]:
+                    payload = kit.encoder.encode(split, kit.engine.head(split, x))
+                    digest = hashlib.sha256(payload).digest()
+                    reply = link.query(number, layout, payload, verify=True)
+                    comparison.add(kit.engine.whole(x), reply, digest)
+                found[split] = comparison.result()
         self._control.send("verified", splits=found)
 
     def _start(self, kit: Equipment, message: Message) -> None:
@@ -183,14 +185,3 @@ def _unreachable_is_told(endpoint: Endpoint) -> Iterator[None]:
             f"server {endpoint.address}:{endpoint.port}: the exchange failed: {error}; "
             "is the data path open between the two hosts?"
         ) from error
-
-
-def _compare(expected: Tensor, reply: Reply, digest: bytes) -> dict[str, Any]:
-    """How the server's logits ``(N, outputs)`` stand to the device's own whole model."""
-    logits = tensor_view(reply.logits, Dtype.FLOAT32, tuple(expected.shape))
-    return {
-        "digest": reply.times.digest == digest,
-        "equal": torch.equal(logits, expected),
-        "max_abs": float((logits - expected).abs().max()),
-        "top1": torch.equal(logits.argmax(1), expected.argmax(1)),
-    }

@@ -15,6 +15,7 @@ import torch
 from testbed.control import Message
 from testbed.model.engine import Engine
 from testbed.model.table import SplitTable
+from testbed.worker.codecs import importable
 
 _STEAL_EVERY_NS = 500_000_000
 
@@ -25,6 +26,7 @@ def greeting() -> Message:
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
+        "codecs": importable(),
     }
 
 

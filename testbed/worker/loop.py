@@ -16,7 +16,7 @@ from testbed.model.engine import Engine
 from testbed.model.table import LOCAL
 from testbed.policy.agent import Agent, Decision
 from testbed.worker.client import Reply, ServerLink
-from testbed.worker.encoding import Encoder, decode
+from testbed.worker.encoding import Decoder, Encoder
 from testbed.worker.host import StealMeter
 from testbed.worker.layout import Layout, ServerTimes
 from testbed.worker.timing import Timing
@@ -31,6 +31,7 @@ class Equipment:
     layouts: dict[str, Layout]
     candidates: tuple[str, ...]
     encoder: Encoder
+    decoder: Decoder
     inputs: tuple[Tensor, ...]
     batch: int
     outputs: int
@@ -153,7 +154,7 @@ class Loop:
 
     def _finish_here(self, layout: Layout, payload: memoryview) -> ServerTimes:
         begun_ns = monotonic_ns()
-        held = decode(layout, payload)
+        held = self._kit.decoder.decode(layout, payload)
         decoded_ns = monotonic_ns()
         self._kit.engine.tail(layout.split, held)
         return ServerTimes(0, decoded_ns - begun_ns, monotonic_ns() - decoded_ns, None, None, b"")

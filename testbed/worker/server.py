@@ -13,7 +13,7 @@ from testbed.control import Control, Message
 from testbed.errors import TestbedError, UserError
 from testbed.model.engine import Engine
 from testbed.model.table import SplitTable
-from testbed.worker.encoding import decode
+from testbed.worker.encoding import Decoder
 from testbed.worker.host import Usage, build_engine, greeting, resident_bytes, seeded_inputs
 from testbed.worker.layout import Layout, layouts
 from testbed.worker.service import Job, Service, Terms
@@ -28,6 +28,7 @@ class ServerRole:
         self._control = control
         self._engine: Engine | None = None
         self._layouts: tuple[Layout, ...] = ()
+        self._decoder = Decoder(())
         self._outputs = 0
         self._listener: socket.socket | None = None
         self._service: Service | None = None
@@ -62,6 +63,7 @@ class ServerRole:
         batch, candidates = message["batch"], message["candidates"]
         known = layouts(table, candidates, message["encoding"], batch)
         self._layouts, self._outputs = tuple(known.values()), batch * table.outputs
+        self._decoder = Decoder(self._layouts)
         self._engine = build_engine(message, table, candidates)
         (probe_input,) = seeded_inputs(table, batch=batch, seed=0, count=1)
         check = self._engine.check(probe_input)
@@ -102,7 +104,7 @@ class ServerRole:
                 job = service.jobs.get(timeout=_STOP_POLL_S)
             except queue.Empty:
                 continue
-            _execute(engine, job)
+            _execute(engine, self._decoder, job)
         self._end_run()
         used = Usage.now().since(before)
         self._control.send("done", queries=service.queries, **used)
@@ -140,11 +142,11 @@ def _listen(address: str, port: int) -> socket.socket:
         ) from error
 
 
-def _execute(engine: Engine, job: Job) -> None:
+def _execute(engine: Engine, decoder: Decoder, job: Job) -> None:
     """Decode and run one tail; whatever fails is told to the job's connection."""
     try:
         begun_ns = monotonic_ns()
-        received = decode(job.layout, job.received)
+        received = decoder.decode(job.layout, job.received)
         decoded_ns = monotonic_ns()
         logits = engine.tail(job.layout.split, received)
         done_ns = monotonic_ns()

@@ -24,6 +24,7 @@ MAGIC = b"SPLT"
 VERSION = 1
 MAX_DIMS = 6
 VERIFY = 1  # flag of a query: the reply carries the SHA-256 of the payload received
+ZSTD, LZ4 = 2, 4  # flags of a query: how its payload is compressed
 
 # Buffers without a tensor's shape: a token, an error's text, a probe's zeros.
 MAX_TEXT_BYTES = 512
@@ -55,6 +56,9 @@ class Dtype(IntEnum):
     UINT8 = 1
     FLOAT16 = 2
     FLOAT32 = 3
+    INT8 = 4
+    INT8_CHANNEL = 5
+    JPEG = 6
 
 
 class WireError(TestbedError):

@@ -28,9 +28,11 @@ from typing import Any
 
 import torch
 
+from testbed.encodings import parse_features
 from testbed.policy.agent import Agent
 from testbed.policy.latency import Candidate
-from testbed.policy.policies import Outcome, make_policy
+from testbed.policy.policies import make_policy
+from testbed.policy.protocol import Outcome
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import aligned_buffer
 from testbed.worker.layout import REPLY_BYTES, Allowed, Layout, ServerTimes, reply_header
@@ -39,7 +41,6 @@ from testbed.worker.wire import (
     HEADER_BYTES,
     MAX_TEXT_BYTES,
     BadFrame,
-    Dtype,
     Header,
     Kind,
     PeerGone,
@@ -57,7 +58,7 @@ Echo = Callable[[], object]
 
 
 def layout_of(size_bytes: int) -> Layout:
-    return Layout("0", 0, Dtype.FLOAT32, (1, size_bytes // 4), size_bytes)
+    return Layout("0", 0, parse_features("float32"), ((1, size_bytes // 4),))
 
 
 def accept_one(announce: Callable[[int], None]) -> socket.socket:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {
     "numpy", "pandas", "matplotlib", "scipy", "jinja2", "paramiko", "pyroute2", "torch",
-    "torchvision", "timm", "yaml", "pydantic", "rich",
+    "torchvision", "timm", "yaml", "pydantic", "rich", "PIL", "zstandard", "lz4",
 }  # fmt: skip
 ROOMS = {"config", "traces", "model", "policy", "link", "worker", "hosts", "lab", "orchestrator"}
 

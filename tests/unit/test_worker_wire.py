@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from testbed.model.table import SplitPoint, SplitTable
 from testbed.worker.client import Connection, Endpoint, Refused, ServerLink, Unreachable
-from testbed.worker.encoding import Encoder, aligned_buffer, decode, tensor_view
+from testbed.worker.encoding import Decoder, Encoder, aligned_buffer, tensor_view
 from testbed.worker.layout import layouts
 from testbed.worker.service import Service, Terms
 from testbed.worker.transfer import (
@@ -81,7 +81,7 @@ def test_header_reads_back_as_written(header: Header, query: int) -> None:
 
 @given(st.integers(0, HEADER_BYTES - 1), st.integers(1, 255))
 def test_any_damaged_byte_is_noticed(position: int, flip: int) -> None:
-    whole = bytearray(seal(LAYOUTS["0"].description, 7))
+    whole = bytearray(seal(describe(LAYOUTS["0"].header(0)), 7))
     whole[position] ^= flip
     with pytest.raises(BadFrame):
         unseal(memoryview(whole))
@@ -210,20 +210,22 @@ def test_encoding_crosses_as_announced(features: str) -> None:
     assert not tensor.is_contiguous()
     received = aligned_buffer(known["0"].payload_bytes)
     received[:] = encoder.encode("0", tensor)
-    decoded = decode(known["0"], received)
+    decoder = Decoder(known.values())
+    decoded = decoder.decode(known["0"], received)
     assert decoded.dtype == torch.float32
     assert torch.equal(decoded, tensor.to(getattr(torch, features)).float())
     if features == "float32":
         assert decoded.data_ptr() == tensor_view(received, Dtype.UINT8, (1,)).data_ptr()
     pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     view = encoder.encode("offload", pixels)
-    assert torch.equal(decode(known["offload"], view), pixels)
+    assert torch.equal(decoder.decode(known["offload"], view), pixels)
 
 
 class Server:
     """A real service on loopback whose tail is a sum, run as the server role runs it."""
 
     def __init__(self) -> None:
+        self.decoder = Decoder(LAYOUTS.values())
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.service = Service(
             Terms("secret", tuple(LAYOUTS.values()), OUTPUTS, True, None), self.events.put
@@ -241,7 +243,7 @@ class Server:
 
     def execute(self) -> None:
         while (job := self.service.jobs.get()) is not None:
-            job.logits.fill_(float(decode(job.layout, job.received).sum()))
+            job.logits.fill_(float(self.decoder.decode(job.layout, job.received).sum()))
             job.finished.put(job)
 
     def endpoint(self, token: str = "secret") -> Endpoint:
@@ -334,7 +336,7 @@ def test_wrong_token_is_refused_and_told(server: Server) -> None:
 
 def test_query_before_the_token_is_refused(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as sock:
-        sock.sendall(seal(LAYOUTS["0"].description))
+        sock.sendall(seal(describe(LAYOUTS["0"].header(0))))
         assert "first frame" in server.event("bad_frame")["reason"]
     assert answers(server)
 
