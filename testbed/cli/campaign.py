@@ -66,9 +66,11 @@ def run(args: argparse.Namespace, out: Output) -> int:
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
     with Display(out.console) as display:
-        campaign = Campaign(experiment, inventory, args.results, display)
+        campaign = Campaign(
+            experiment, inventory, args.results, display, allow_unverified=args.allow_unverified
+        )
         failure: str | None = None
-        with _signals_interrupt():
+        with signals_interrupt():
             try:
                 campaign.run()
             except KeyboardInterrupt:
@@ -119,7 +121,7 @@ def _write_report(folder: Path) -> Path:
 
 
 @contextmanager
-def _signals_interrupt() -> Any:
+def signals_interrupt() -> Any:
     """Let TERM and HUP end a campaign as Ctrl-C does: stop, restore, keep."""
 
     def interrupt(number: int, frame: object) -> None:
@@ -141,6 +143,11 @@ def add_verbs(verbs: Any) -> None:
         verb.add_argument("-i", "--inventory", type=Path, default=LOCAL_INVENTORY)
         if action is run:
             verb.add_argument("--results", type=Path, default=RESULTS, help="where to keep results")
+            verb.add_argument(
+                "--allow-unverified",
+                action="store_true",
+                help="go on over a link that is not as asked; every result then says so",
+            )
     verb = add_verb(verbs, "report", report)
     verb.add_argument("campaign", type=Path, nargs="?", help="campaign folder (default: newest)")
     verb.add_argument("--results", type=Path, default=RESULTS)

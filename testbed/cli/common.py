@@ -22,6 +22,10 @@ class Output:
         # People's words go to stderr under --json, so that stdout stays one document.
         self.console = Console(stderr=as_json, soft_wrap=True)
 
+    def stage(self, text: str) -> None:
+        """Tell people that a step begins."""
+        self.console.print(f"· {text}", highlight=False)
+
     def document(self, document: Any, words: Callable[[], None]) -> None:
         """Print the document, or what ``words`` prints for people."""
         if self.as_json:

@@ -9,6 +9,7 @@ MODULES = {
     "server": ("testbed.worker", "server"),
     "load": ("testbed.worker", "load"),
     "link": ("testbed.link",),
+    "prober": ("testbed.link.prober",),
 }
 
 # glibc gives activations back to the kernel after each query and takes them again, a page fault a
@@ -22,7 +23,7 @@ STEADY_MALLOC = {
 
 def role_environment(role: str, host: Host) -> dict[str, str]:
     """What a role finds in its environment; the inventory's own settings come last."""
-    if role == "link":
+    if role in ("link", "prober"):
         return dict(host.environment)
     threads = {name: str(host.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     return {**STEADY_MALLOC, **threads, **host.environment}
@@ -30,10 +31,22 @@ def role_environment(role: str, host: Host) -> dict[str, str]:
 
 def command_line(role: str, host: Host, deployed: str, sudo: bool) -> list[str]:
     """The role's argv; all else it hears is JSON on its stdin."""
-    settings = {**role_environment(role, host), "PYTHONPATH": deployed}
+    return _python(host, deployed, role_environment(role, host), MODULES[role], sudo)
+
+
+def recover_command(host: Host, deployed: str, action: str) -> list[str]:
+    """The argv that restores, clears or shows a host's link, outside any role."""
+    module = ("testbed.link.recover", action)
+    return _python(host, deployed, dict(host.environment), module, host.sudo)
+
+
+def _python(
+    host: Host, deployed: str, environment: dict[str, str], module: tuple[str, ...], sudo: bool
+) -> list[str]:
+    settings = {**environment, "PYTHONPATH": deployed}
     if sudo:  # else root would leave byte code in the user's cache folder
         settings["PYTHONDONTWRITEBYTECODE"] = "1"
     assigned = [f"{name}={value}" for name, value in settings.items()]
     # -C: "python -m" looks into the working directory first, and the home folder holds anything.
-    command = ["env", "-C", deployed, *assigned, host.python, "-m", *MODULES[role]]
+    command = ["env", "-C", deployed, *assigned, host.python, "-m", *module]
     return ["sudo", "-n", *command] if sudo else command

@@ -34,10 +34,11 @@ class Finding:
         return f"{self.host}: {self.check}: {self.text}" + (self.remedy and f"; {self.remedy}")
 
 
-def preflight(connections: Mapping[str, Connection], torch_minimum: str) -> list[Finding]:
+def preflight(connections: Mapping[str, Connection], torch_minimum: str | None) -> list[Finding]:
     """Ask every host at once and judge the answers; raises GroupError when one gives none.
 
-    ``torch_minimum`` is the oldest release that reads the model archive.
+    ``torch_minimum`` is the oldest release that reads the model archive; None where torch is not
+    needed.
     """
     facts = each(
         "preflight",
@@ -69,11 +70,11 @@ def shaping_hosts(hosts: Mapping[str, Host]) -> set[str]:
 
 
 def judge(
-    name: str, host: Host, facts: Environment, shapes: bool, torch_minimum: str
+    name: str, host: Host, facts: Environment, shapes: bool, torch_minimum: str | None
 ) -> Iterator[Finding]:
     """The findings for one host from its facts."""
     yield _python(name, facts)
-    if {"device", "server", "load"} & set(host.roles):
+    if torch_minimum is not None and {"device", "server", "load"} & set(host.roles):
         yield _torch(name, facts, torch_minimum)
     if shapes:
         yield _privilege(name, host, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,14 +11,31 @@ from testbed.config import Experiment, Inventory
 from testbed.config.experiment import LoadSpec
 from testbed.errors import TestbedError, UserError
 from testbed.model.cache import Prepared, prepare
-from testbed.orchestrator.plan import DIRECTIONS, Plan, PlannedRun, make_plan
+from testbed.orchestrator.inputs import keep, orchestrator_environment, read_kept
+from testbed.orchestrator.ledger import Ledger
+from testbed.orchestrator.plan import DIRECTIONS, Plan, PlannedRun, chosen, make_plan
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.run import Conditions, execute, verify
 from testbed.orchestrator.session import Session
-from testbed.orchestrator.store import RunFolder, new_campaign
-from testbed.records import write_json
+from testbed.orchestrator.store import (
+    RunFolder,
+    new_campaign,
+    seal,
+    set_aside,
+    sole_writer,
+    state_of,
+)
+from testbed.records import MANIFEST, write_json
 from testbed.traces.formats import load_trace
 from testbed.traces.trace import BandwidthTrace, Schedule
+
+
+# A session that ends this often without a finished run will not get better.
+_SESSIONS_IN_VAIN = 1
+
+
+class SessionLost(TestbedError):
+    """A role ended in the middle of a campaign: a host is gone, or it crashed."""
 
 
 class Listener(Protocol):
@@ -60,81 +77,155 @@ class Campaign:
 
     Attributes:
         folder: where everything lies, there from the start.
-        states: state of each run that ended, by run id.
+        ledger: what became of each run.
     """
 
     def __init__(
-        self, experiment: Experiment, inventory: Inventory, results: Path, listener: Listener
+        self,
+        experiment: Experiment,
+        inventory: Inventory,
+        results: Path,
+        listener: Listener,
+        allow_unverified: bool = False,
+        *,
+        only: Sequence[str] = (),
+        resume: Path | None = None,
+        files: Mapping[str, str] | None = None,
     ) -> None:
+        """Prepare a new campaign under ``results``, or go on with the one in ``resume``.
+
+        Args:
+            experiment: what is run.
+            inventory: where.
+            results: folder of all results; not used with ``resume``.
+            listener: told of every step.
+            allow_unverified: go on over a link that is not as asked.
+            only: run only what these patterns name (see :func:`plan.chosen`).
+            resume: an earlier campaign's folder; its complete runs stay.
+            files: the experiment and inventory files as they were given, for the report.
+
+        Raises UserError where the folder's campaign was another model's.
+        """
         refuse_unshapeable(experiment)
         self.experiment = experiment
         self.inventory = inventory
         self.listener = listener
+        self.allow_unverified = allow_unverified
         self.traces = load_traces(experiment)
         listener.stage(f"model: {experiment.model.name}")
         self.prepared: Prepared = prepare(experiment.model)
-        self.plan: Plan = make_plan(experiment, self.prepared.table, self.traces)
-        self.folder = new_campaign(results, experiment.name)
-        self.states: dict[str, str] = {}
-        self.degraded: dict[str, list[str]] = {}
+        plan = make_plan(experiment, self.prepared.table, self.traces)
+        self.plan: Plan = chosen(plan, only)
+        self.resumed = resume is not None
+        if resume is not None:
+            refuse_other_model(resume, self.prepared.archive_sha256)
+        self.folder = resume or new_campaign(results, experiment.name)
+        facts = {
+            "experiment": experiment.name,
+            "files": dict(files or {}),
+            "model": experiment.model.model_dump(),
+            "archive_sha256": self.prepared.archive_sha256,
+        }
+        self.ledger = Ledger(self.folder, self.plan, experiment.run.repeat_disturbed, facts)
 
     def run(self) -> None:
         """Run everything; what was measured stays whatever ends it.
 
         Raises TestbedError when the session cannot go on, KeyboardInterrupt when interrupted.
         """
-        self._write_state("running")
-        write_json(
-            self.folder / "experiment.resolved.json",
-            {"experiment": self.experiment.model_dump(mode="json")},
-        )
+        with sole_writer(self.folder):
+            self._begin()
+            state = "failed"
+            try:
+                self._sit_through()
+                state = "complete" if self.ledger.complete else "failed"
+            except KeyboardInterrupt:
+                state = "interrupted"
+                raise
+            finally:
+                self.ledger.write(state)
+                seal(self.folder, state)
+
+    def _begin(self) -> None:
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        if self.resumed:
+            self.ledger.take_up()
+            if state_of(self.folder / "profile") not in (None, "complete"):
+                set_aside(self.folder / "profile")
+        else:
+            keep(self.folder, self.experiment, self.traces)
+        self.ledger.write("running")
         write_json(self.folder / "table.json", {"table": self.prepared.table.to_json()})
-        state = "failed"
-        try:
-            with Session(
-                self.experiment,
-                self.inventory,
-                self.plan,
-                self.prepared,
-                self.folder,
-                self.listener.stage,
-            ) as session:
-                self._write_trees("before", session)
-                self._run_all(session)
-                write_json(self.folder / "qdisc.after.json", session.restore_link())
-            state = "complete" if set(self.states.values()) == {"complete"} else "failed"
-        except KeyboardInterrupt:
-            state = "interrupted"
-            raise
-        finally:
-            self._write_state(state)
+        environment = orchestrator_environment()
+        write_json(self.folder / "environment.orchestrator.json", environment)
+
+    def _sit_through(self) -> None:
+        """Run all that is due; a session that is lost is opened again while runs get done."""
+        in_vain = 0
+        while self.ledger.due():
+            done = len(self.ledger.states)
+            try:
+                self._sit()
+            except SessionLost as error:
+                in_vain = 0 if len(self.ledger.states) > done else in_vain + 1
+                if in_vain > _SESSIONS_IN_VAIN:
+                    raise
+                self.listener.stage(f"hosts: lost ({error}); connecting again")
+
+    def _sit(self) -> None:
+        with Session(
+            self.experiment,
+            self.inventory,
+            self.plan,
+            self.prepared,
+            self.folder,
+            self.listener.stage,
+        ) as session:
+            self._write_trees("before", session)
+            self._run_all(session)
+            write_json(self.folder / "qdisc.after.json", session.restore_link())
 
     def _write_trees(self, name: str, session: Session) -> None:
         trees = {role: session.ready[role][name] for role in session.link_roles}
         write_json(self.folder / f"qdisc.{name}.json", trees)
 
+    def _verify_link(self, session: Session) -> None:
+        self.listener.stage("verify: the link carries what it is asked to")
+        check = session.verify_link()
+        write_json(self.folder / "link_verification.json", check.document)
+        if check.faults and not self.allow_unverified:
+            record = self.folder / "link_verification.json"
+            raise TestbedError(
+                f"link: {'; '.join(check.faults)}; see {record}, or go on with "
+                "--allow-unverified, which every result then says"
+            )
+        for fault in check.faults:
+            self.listener.stage(f"unverified: {fault}")
+
     def _run_all(self, session: Session) -> None:
+        self._verify_link(session)
         self._write_trees("shaped", session)
         self.listener.stage("verify: split equals whole over the wire")
         write_json(self.folder / "verify.json", {"splits": verify(session)})
         profile = self._profile(session)
-        for planned in self.plan.runs:
-            self._run_one(session, planned, self._conditions(planned, profile))
+        for planned in self.ledger.due():
+            again = True
+            while again:
+                self.ledger.begin(planned)
+                manifest = self._run_one(session, planned, self._conditions(planned, profile))
+                again = self.ledger.ended(planned, manifest)
+                if manifest["state"] == "interrupted":
+                    raise KeyboardInterrupt
+                if manifest["state"] != "complete":
+                    _refuse_lost(session)
 
     def _run_one(
-        self, session: Session, planned: PlannedRun, conditions: Conditions, name: str = ""
+        self, session: Session, planned: PlannedRun, conditions: Conditions
     ) -> dict[str, Any]:
         self.listener.run_started(planned, len(self.plan.runs))
-        with RunFolder(self.folder / (name or planned.run_id)) as folder:
+        with RunFolder(self.folder / planned.run_id) as folder:
             manifest = execute(session, planned, conditions, folder, self.listener.record)
         self.listener.run_finished(planned, manifest)
-        if not name:
-            self.states[planned.run_id] = manifest["state"]
-        if manifest["validity"] == "degraded":
-            self.degraded[planned.run_id] = manifest["reasons"]
-        self._write_state("running")
-        if manifest["state"] == "interrupted":
-            raise KeyboardInterrupt
         return manifest
 
     def _conditions(self, planned: PlannedRun, profile: dict[str, Any]) -> Conditions:
@@ -151,7 +242,9 @@ class Campaign:
         )
 
     def _profile(self, session: Session) -> dict[str, Any]:
-        """Measure every candidate in the rhythm of a run, at a constant rate."""
+        """Measure every candidate in the rhythm of a run, at a constant rate; once a campaign."""
+        if (self.folder / "profile.json").exists():
+            return read_kept(self.folder / "profile.json")
         rate = self.experiment.profile.rate
         queries = self.experiment.profile.queries
         link = next(iter(self.experiment.links.values()))
@@ -177,7 +270,9 @@ class Campaign:
             # A bound, not a length: the cycle ends when every candidate has its queries.
             duration_ns=300 * 10**9,
         )
-        manifest = self._run_one(session, planned, conditions, name="profile")
+        manifest = self._run_one(session, planned, conditions)
+        if manifest["state"] == "interrupted":
+            raise KeyboardInterrupt
         if manifest["state"] != "complete":
             raise TestbedError(f"profile: {'; '.join(manifest['reasons'])}")
         lines = (self.folder / "profile" / "queries.jsonl").read_text().splitlines()
@@ -194,15 +289,22 @@ class Campaign:
         write_json(self.folder / "profile.json", profile)
         return profile
 
-    def _write_state(self, state: str) -> None:
-        document = {
-            "experiment": self.experiment.name,
-            "state": state,
-            "runs": [
-                {**asdict(run), "state": self.states.get(run.run_id)} for run in self.plan.runs
-            ],
-            "candidates": self.plan.candidates,
-            "model": self.experiment.model.model_dump(),
-            "archive_sha256": self.prepared.archive_sha256,
-        }
-        write_json(self.folder / "campaign.json", document)
+
+def refuse_other_model(folder: Path, archive_sha256: str) -> None:
+    """UserError where a campaign was measured with another model than would go on with it."""
+    before = read_kept(folder / "campaign.json")["archive_sha256"]
+    if before != archive_sha256:
+        raise UserError(
+            f"{folder}: was measured with the model archive {before[:12]}, here it is "
+            f"{archive_sha256[:12]}: results would mix; use the same torch and torchvision, or "
+            "start a new campaign"
+        )
+
+
+def _refuse_lost(session: Session) -> None:
+    """SessionLost when a role has ended: every later run would fail with it."""
+    for role in session.roles.values():
+        try:
+            role.check()
+        except TestbedError as error:
+            raise SessionLost(str(error)) from error

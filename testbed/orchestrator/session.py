@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import platform
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
@@ -23,12 +25,18 @@ from testbed.hosts.role import RoleProcess
 from testbed.lab import Lab
 from testbed.model.cache import Prepared
 from testbed.orchestrator.plan import DIRECTIONS, Plan
+from testbed.orchestrator.probing import Probers
+from testbed.orchestrator.verify_link import LinkCheck, asked_of
 
 # Loading and cutting a large model on a slow device: minutes at most.
 _SETUP_TIMEOUT_S = 300.0
 
 OnRecord = Callable[[str, str, dict[str, Any]], None]
 OnStage = Callable[[str], None]
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{platform.node()}"
 
 
 class Session(AbstractContextManager["Session"]):
@@ -43,7 +51,7 @@ class Session(AbstractContextManager["Session"]):
         experiment: Experiment,
         inventory: Inventory,
         plan: Plan,
-        prepared: Prepared,
+        prepared: Prepared | None,
         folder: Path,
         on_stage: OnStage,
     ) -> None:
@@ -60,6 +68,7 @@ class Session(AbstractContextManager["Session"]):
         self.roles: dict[str, RoleProcess] = {}
         self.ready: dict[str, dict[str, Any]] = {}
         self.limits: dict[str, str | None] = {}
+        self.link_check: LinkCheck | None = None
 
     def __enter__(self) -> Session:
         try:
@@ -79,17 +88,21 @@ class Session(AbstractContextManager["Session"]):
 
     def _open(self) -> None:
         if self.inventory.lab == "local":
-            self._stage("lab: namespaces and sshd")
-            self.lab = self._stack.enter_context(Lab.up(self.inventory))
-            self.inventory = self.lab.inventory
-            self.limits = dict(self.lab.limits)
+            self._open_lab()
         self._stage("hosts: connect and check")
         self.connections = self._stack.enter_context(connect_all(self.inventory.hosts))
-        require(preflight(self.connections, version("torch")))
+        require(preflight(self.connections, self._torch_minimum))
         self._stage("hosts: deploy and start roles")
         self._start_roles()
+        self._measure_unshaped()
         self._stage("roles: set up link, model, split equals whole on each host")
         self._set_up_roles()
+
+    def _open_lab(self) -> None:
+        self._stage("lab: namespaces and sshd")
+        self.lab = self._stack.enter_context(Lab.up(self.inventory))
+        self.inventory = self.lab.inventory
+        self.limits = dict(self.lab.limits)
 
     @property
     def link_roles(self) -> dict[str, tuple[str, ...]]:
@@ -113,8 +126,32 @@ class Session(AbstractContextManager["Session"]):
         """Whether any condition of the experiment loads the server."""
         return any(load.kind != "none" for load in self.experiment.loads.values())
 
+    @property
+    def _role_names(self) -> list[str]:
+        return ["device", "server", *self.link_roles, *(["load"] if self.needs_load else [])]
+
+    @property
+    def _torch_minimum(self) -> str | None:
+        """The oldest torch that the hosts' roles need, or None where they need none."""
+        return version("torch")
+
+    def _measure_unshaped(self) -> None:
+        self._stage("link: base delay and capacity, before it is shaped")
+        ends = {side: self.connections[self.host_of(side)] for side in ("device", "server")}
+        probers = self._stack.enter_context(Probers(ends, self.folder / "logs"))
+        asked = asked_of(self.experiment, self.plan.schedules)
+        self.link_check = LinkCheck(probers, asked)
+        self.link_check.unshaped()
+
+    def verify_link(self) -> LinkCheck:
+        """Measure whether the shaped link does what the experiment asks; the outcome."""
+        assert self.link_check is not None, "open"
+        roles = {name: self.roles[name] for name in self.link_roles}
+        self.link_check.shaped(roles, self.link_roles)
+        return self.link_check
+
     def _start_roles(self) -> None:
-        names = ["device", "server", *self.link_roles, *(["load"] if self.needs_load else [])]
+        names = self._role_names
         kinds = {name: self._kind(name) for name in names}
         on_host = {
             host: {kinds[name] for name in names if self.host_of(name) == host}
@@ -159,6 +196,7 @@ class Session(AbstractContextManager["Session"]):
 
     def _set_up(self, name: str, message: dict[str, Any]) -> dict[str, Any]:
         if "archive_sha256" in message:
+            assert self.prepared is not None, "workers have a model"
             path = send_artefact(
                 self.connections[self.host_of(name)],
                 self.prepared.archive,
@@ -170,6 +208,7 @@ class Session(AbstractContextManager["Session"]):
 
     def _setup(self, name: str) -> dict[str, Any]:
         host = self.inventory.hosts[self.host_of(name)]
+        assert self.prepared is not None, "workers have a model"
         message: dict[str, Any] = {
             "archive_sha256": self.prepared.archive_sha256,
             "table": self.prepared.table.to_json(),
@@ -198,7 +237,12 @@ class Session(AbstractContextManager["Session"]):
             }
             for side in self.link_roles[name]
         }
-        return {"directions": directions}
+        return {"directions": directions, "owner": self._owner}
+
+    @property
+    def _owner(self) -> str:
+        """What a second campaign is told of this one."""
+        return f"campaign {self.folder.parent.name}/{self.folder.name} of {_who()}"
 
     def _interface(self, name: str, side: str) -> str:
         host: Host = self.inventory.hosts[self.host_of(name)]

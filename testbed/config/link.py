@@ -1,0 +1,40 @@
+"""One link outside any experiment, from what a person types on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from testbed.config.experiment import Experiment
+from testbed.errors import UserError
+
+
+def parse_direction(side: str, text: str) -> dict[str, Any]:
+    """``20mbit``, or a mapping as an experiment has it: ``{rate: 20mbit, queue: 100kB}``."""
+    try:
+        spec = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{side}: not valid YAML: {' '.join(str(error).split())}") from error
+    return spec if isinstance(spec, dict) else {"rate": spec}
+
+
+def link_experiment(directions: Mapping[str, Any], settings: Mapping[str, Any]) -> Experiment:
+    """An experiment that is nothing but one link; raises UserError naming every fault."""
+    try:
+        return Experiment.model_validate(
+            {
+                "name": "link",
+                "model": {"name": "none"},
+                "policies": ["local"],
+                "links": {"link": {**directions, **settings}},
+            }
+        )
+    except ValidationError as error:
+        faults = [
+            f"{'.'.join(map(str, fault['loc'][2:]))}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors(include_url=False)
+        ]
+        raise UserError("; ".join(faults)) from error

@@ -1,0 +1,120 @@
+"""The link alone, outside a campaign: for any program, for a check, for putting things back."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from testbed import lab
+from testbed.config import Experiment, Inventory
+from testbed.errors import HostError
+from testbed.hosts.connection import Connection, connect_all, each
+from testbed.hosts.deploy import deploy
+from testbed.hosts.launch import recover_command
+from testbed.hosts.preflight import shaping_hosts
+from testbed.link import recover as local
+from testbed.orchestrator.plan import Plan, make_schedules, schedule_json
+from testbed.orchestrator.session import OnStage, Session
+from testbed.traces.formats import load_trace
+
+ANSWER_TIMEOUT_S = 30.0
+Lines = list[dict[str, Any]]
+
+
+class LinkSession(Session):
+    """The link roles of an inventory's hosts, and no others; in a lab that is up, or a fresh one.
+
+    ``verifies``: measure the path before it is shaped, for :meth:`verify_link` later.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        inventory: Inventory,
+        folder: Path,
+        on_stage: OnStage,
+        verifies: bool = False,
+    ) -> None:
+        sides = [s for link in experiment.links.values() for s in (link.uplink, link.downlink)]
+        traces = {str(s.trace): load_trace(s.trace) for s in sides if s.trace is not None}
+        plan = Plan((), (), make_schedules(experiment, traces))
+        super().__init__(experiment, inventory, plan, None, folder, on_stage)
+        self._verifies = verifies
+
+    def __enter__(self) -> LinkSession:
+        super().__enter__()
+        return self
+
+    def _open_lab(self) -> None:
+        if lab_ids := [found["lab_id"] for found in lab.status()]:
+            self.inventory = lab.attach(self.inventory, lab_ids[-1])
+            self._stage(f"lab: {lab_ids[-1]}, which is up")
+        else:
+            super()._open_lab()
+
+    @property
+    def _role_names(self) -> list[str]:
+        return list(self.link_roles)
+
+    @property
+    def _torch_minimum(self) -> str | None:
+        return None
+
+    @property
+    def _owner(self) -> str:
+        return super()._owner.replace("campaign", "testbed link in", 1)
+
+    def _measure_unshaped(self) -> None:
+        if self._verifies:
+            super()._measure_unshaped()
+
+    def go(self) -> None:
+        """Start the schedules in every direction; records come to ``on_record``."""
+        schedules = next(iter(self.plan.schedules.values()))
+        for name, sides in self.link_roles.items():
+            wanted = {side: schedule_json(schedules[side]) for side in sides}
+            message = {"type": "start", "run_id": "link", "schedules": wanted}
+            self.roles[name].request(message, "started", ANSWER_TIMEOUT_S)
+        for name in self.link_roles:
+            self.roles[name].request({"type": "go"}, "went", ANSWER_TIMEOUT_S)
+
+    def stop(self) -> dict[str, Any]:
+        """End the schedules; what each link role says of them."""
+        for name in self.link_roles:
+            self.roles[name].stop()
+        return {n: self.roles[n].wait("done", ANSWER_TIMEOUT_S) for n in self.link_roles}
+
+
+def recover(inventory: Inventory, action: str) -> dict[str, Lines]:
+    """``restore``, ``clear`` or ``show`` on every host that shapes; outcomes by host.
+
+    Of the virtual lab: every lab that is up, and what labs that are gone left in the journals.
+    """
+    if inventory.lab is None:
+        return _on_hosts(inventory, action)
+    found: dict[str, Lines] = {}
+    for entry in lab.status():
+        attached = lab.attach(inventory, entry["lab_id"])
+        told = _on_hosts(attached, action)
+        found |= {f"{entry['lab_id']}.{host}": lines for host, lines in told.items()}
+    if action != "show" and (lines := local.restore()):
+        found["this machine"] = lines
+    return found
+
+
+def _on_hosts(inventory: Inventory, action: str) -> dict[str, Lines]:
+    hosts = {name: inventory.hosts[name] for name in shaping_hosts(inventory.hosts)}
+    with connect_all(hosts) as connections:
+        return each(action, {n: partial(_on_host, c, action) for n, c in connections.items()})
+
+
+def _on_host(connection: Connection, action: str) -> Lines:
+    deployed = deploy(connection, {"link"})
+    done = connection.run(recover_command(connection.host, deployed, action))
+    if done.status != 0:
+        told = done.stderr.decode(errors="replace").strip().splitlines()
+        raise HostError(connection.name, f"{action}: {told[-1] if told else done.status}")
+    lines: Lines = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    return lines
