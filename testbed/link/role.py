@@ -13,6 +13,7 @@ from testbed.errors import GroupError, UserError
 from testbed.link import host
 from testbed.link.guard import Guard
 from testbed.link.interface import ShapedInterface
+from testbed.link.realtime import real_time
 from testbed.link.replay import Change, Event, Schedule, replay, schedule_from_json, timeline
 from testbed.link.state import State
 from testbed.link.tree import tree_from_json
@@ -120,11 +121,12 @@ class LinkRole:
         late_ns: list[int] = []
         events = timeline(schedules, SAMPLE_INTERVAL_NS)
         stopping = self._control.stopping
-        for event in replay(events, t0_ns, time.monotonic_ns, stopping.wait):
-            record = self._act(event, t0_ns)
-            if "late_ns" in record:
-                late_ns.append(record["late_ns"])
-            self._control.record("link", record)
+        with real_time() as is_real_time:
+            for event in replay(events, t0_ns, time.monotonic_ns, stopping.wait):
+                record = self._act(event, t0_ns)
+                if "late_ns" in record:
+                    late_ns.append(record["late_ns"])
+                self._control.record("link", record)
         stopping.wait()  # where every schedule ends in "stop", the last rates stay until told
         self._control.send(
             "done",
@@ -132,6 +134,7 @@ class LinkRole:
             changes=len(late_ns),
             late_p99_ns=percentile_99_ns(late_ns),
             late_max_ns=max(late_ns, default=None),
+            real_time=is_real_time,
             shaped={s.tree.interface: s.state() for s in self._shaped.values()},
         )
 
