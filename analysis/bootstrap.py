@@ -15,7 +15,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 _SEED = 20220525
 _CHUNK_ELEMENTS = 2_000_000  # bounds the memory of one batch of resamples (16 MB)
-_FEWEST = 8  # below this a resampled interval says nothing
+FEWEST = 8  # below this a resampled interval says nothing
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def interval(
         value: the statistic of the series as measured.
     """
     present = [n for n in lengths if n]
-    if sum(present) < _FEWEST:
+    if sum(present) < FEWEST:
         return Interval.unknown(value)
     with np.errstate(divide="ignore", invalid="ignore"):
         drawn = np.concatenate([statistic(indices) for indices in _batches(present)])

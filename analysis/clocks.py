@@ -55,21 +55,18 @@ class Axis:
         cls,
         t0_ns: Mapping[str, int],
         clocks: Mapping[str, HostClock],
-        streams: Mapping[str, list[Document]],
+        frames: Mapping[str, pd.DataFrame],
     ) -> Axis:
         """The axis; a start that no manifest tells is taken from the first record."""
         starts: dict[str, float] = {role: float(t_ns) for role, t_ns in t0_ns.items()}
+        queries, changes = frames["queries"], frames["changes"]
         first = {
-            "device": [r["t_start_ns"] for r in streams["queries"] if r["kind"] != "warmup"],
-            "load": [r["t_ns"] for r in streams["load"]],
-            "server": [r["t_ns"] for r in streams["server"]],
+            "device": list(queries.loc[queries["kind"] != "warmup", "t_start_ns"]),
+            "load": list(frames["load"]["t_ns"]),
+            "server": list(frames["server"]["t_ns"]),
         }
         for side in ("uplink", "downlink"):
-            planned = [
-                r["t_planned_ns"]
-                for r in streams["link"]
-                if "t_planned_ns" in r and r["direction"] == side
-            ]
+            planned = changes.loc[changes["direction"] == side, "t_planned_ns"].dropna()
             role = "link" if "link" in clocks or "link" in starts else _SENDERS[side]
             first[role] = [*first.get(role, []), *planned]
         for role, times in first.items():

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis.clocks import Axis, clocks_of
-from analysis.documents import Document, read_document, read_optional, read_stream
+from analysis.documents import Document, read_document, read_optional
+from analysis.streams import parse_stream, schema
 from testbed.errors import UserError
 from testbed.records import sha256_file
 
 PROFILE_RUN = "profile"
 FACTORS = ("run_id", "link", "load", "policy", "trial")
+SAMPLE_COUNTERS = ("bytes", "packets", "drops", "backlog_bytes", "overlimits")
 
-# Columns of each frame: text, then numbers (null becomes NaN; 2^53 ns is a hundred days).
-_COLUMNS: dict[str, tuple[str, str]] = {
-    "queries": (
-        "device kind split encoding status",
-        "query batch t_due_ns t_start_ns decide_ns head_ns encode_ns send_ns uplink_ns "
-        "server_wait_ns decode_ns tail_ns reply_ns e2e_ns bytes_up bytes_down rate_est_bps "
-        "load_est predicted_ns network_ns span_bytes span_ns steal_ticks late send_s",
+# What is read of each stream; a null becomes NaN (2^53 ns is a hundred days).
+_STREAMS = {
+    "queries": schema(
+        text="device kind split encoding status",
+        whole="query batch t_due_ns t_start_ns decide_ns head_ns encode_ns send_ns uplink_ns "
+        "server_wait_ns decode_ns tail_ns reply_ns e2e_ns bytes_up bytes_down network_ns "
+        "span_bytes span_ns steal_ticks",
+        real="rate_est_bps load_est predicted_ns",
+        truth="late",
     ),
-    "changes": (
-        "direction",
-        "n t_planned_ns t_applied_ns late_ns took_ns rate_bps class_bps burst_bytes",
+    "link": schema(
+        text="direction",
+        whole="n t_planned_ns t_applied_ns late_ns took_ns rate_bps class_bps burst_bytes t_ns",
+    ).append(
+        pa.field(
+            "sample",
+            pa.struct([(name, pa.int64()) for name in SAMPLE_COUNTERS]),
+        )
     ),
-    "samples": ("direction", "t_ns bytes packets drops backlog_bytes overlimits"),
-    "load": ("", "t_ns interval_ns clients queries busy_share"),
-    "server": ("event", "t_ns query"),
+    "load": schema(whole="t_ns interval_ns queries", real="clients busy_share"),
+    "server": schema(text="event", whole="t_ns query"),
 }
+_KINDS = ("queries", "changes", "samples", "load", "server")
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,7 @@ def load_dataset(path: Path) -> Dataset:
     resolved = (read_optional(root / "experiment.resolved.json") or {}).get("experiment")
     manifests = [run.manifest for run in runs if run.manifest]
     experiment = resolved or (manifests[0]["experiment"] if manifests else {})
-    frames = {kind: _gather(kind, loaded) for kind in _COLUMNS}
+    frames = {kind: _gather(kind, loaded) for kind in _KINDS}
     return Dataset(
         root=path,
         name=str(experiment.get("name") or campaign.get("experiment") or path.name),
@@ -163,12 +175,9 @@ def _load_run(
 ) -> tuple[Run, dict[str, pd.DataFrame]]:
     plan = read_document(folder / "plan.json")
     manifest = read_optional(folder / "manifest.json")
-    streams, lost = {}, 0
-    for name in ("queries", "link", "load", "server"):
-        streams[name], truncated = read_stream(folder / f"{name}.jsonl")
-        lost += truncated
+    frames, altered, lost = _read_streams(folder, manifest or {})
     clock = read_optional(folder / "clock.json") or {}
-    axis = Axis.of_run((manifest or {}).get("t0_ns", {}), clocks_of(clock, environments), streams)
+    axis = Axis.of_run((manifest or {}).get("t0_ns", {}), clocks_of(clock, environments), frames)
     run = Run(
         folder=folder,
         run_id=plan["run_id"],
@@ -180,30 +189,61 @@ def _load_run(
         duration_s=plan["duration_ns"] / 1e9,
         schedules=plan["schedules"],
         manifest=manifest,
-        altered=tuple(_altered(folder, manifest or {})),
+        altered=tuple(altered),
         lines_lost=lost,
         axis=axis,
     )
-    return run, _frames(run, streams)
+    return run, _on_axis(run, frames)
 
 
-def _altered(folder: Path, manifest: Document) -> Iterable[str]:
-    for name, digest in manifest.get("checksums", {}).items():
-        file = folder / name
-        if not file.is_file() or sha256_file(file) != digest:
-            yield name
+def _read_streams(
+    folder: Path, manifest: Document
+) -> tuple[dict[str, pd.DataFrame], list[str], int]:
+    """Frames of each kind, the files that changed since the manifest, and lines lost."""
+    tables, lost = {}, 0
+    checksums: dict[str, str] = manifest.get("checksums", {})
+    names = {f"{stream}.jsonl" for stream in _STREAMS}
+    altered = [n for n in checksums if n not in names and _digest_of(folder / n) != checksums[n]]
+    for stream, columns in _STREAMS.items():
+        path = folder / f"{stream}.jsonl"
+        lines = path.read_bytes() if path.is_file() else b""
+        if path.name in checksums and hashlib.sha256(lines).hexdigest() != checksums[path.name]:
+            altered.append(path.name)
+        tables[stream], truncated = parse_stream(path, lines, columns)
+        lost += truncated
+    return _frames_of(tables), altered, lost
 
 
-def _frames(run: Run, streams: dict[str, list[Document]]) -> dict[str, pd.DataFrame]:
-    link = streams["link"]
-    rows = {
-        "queries": streams["queries"],
-        "changes": [record for record in link if "sample" not in record],
-        "samples": [{**record, **record["sample"]} for record in link if "sample" in record],
-        "load": streams["load"],
-        "server": streams["server"],
-    }
-    frames = {kind: _frame(kind, records) for kind, records in rows.items()}
+def _frames_of(tables: dict[str, pa.Table]) -> dict[str, pd.DataFrame]:
+    """Frames of each kind; the link's stream holds two."""
+    link = tables.pop("link")
+    sampled = pc.is_valid(link["sample"])
+    changes = link.filter(pc.invert(sampled)).drop_columns(["t_ns", "sample"])
+    kept = link.filter(sampled).select(["direction", "t_ns", "sample"])
+    tables |= {"changes": changes, "samples": kept.flatten()}
+    tables["samples"] = tables["samples"].rename_columns(["direction", "t_ns", *SAMPLE_COUNTERS])
+    frames = {kind: _frame(table) for kind, table in tables.items()}
+    frames["queries"]["send_s"] = float("nan")
+    return frames
+
+
+def _digest_of(path: Path) -> str | None:
+    return sha256_file(path) if path.is_file() else None
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    """A frame of text and floats."""
+    columns: dict[str, Any] = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if pa.types.is_string(column.type):
+            columns[name] = column.to_pandas().astype("str")
+        else:
+            columns[name] = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return pd.DataFrame(columns).assign(t_s=float("nan"))
+
+
+def _on_axis(run: Run, frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     queries = frames["queries"]
     queries["t_s"] = run.axis.seconds("device", queries["t_start_ns"])
     work_ns = queries[["decide_ns", "head_ns", "encode_ns"]].sum(axis=1)
@@ -218,7 +258,7 @@ def _frames(run: Run, streams: dict[str, list[Document]]) -> dict[str, pd.DataFr
         frames[kind]["t_s"] = run.axis.seconds(kind, frames[kind]["t_ns"])
     _tell_reply_apart(queries, frames["server"], run.axis)
     return {
-        kind: frame.assign(**{factor: getattr(run, factor) for factor in FACTORS})
+        kind: frame.assign(**{f: getattr(run, f) for f in FACTORS}, run_index=run.index)
         for kind, frame in frames.items()
     }
 
@@ -239,17 +279,10 @@ def _tell_reply_apart(queries: pd.DataFrame, server: pd.DataFrame, axis: Axis) -
     queries["uplink_ns"] = queries["uplink_ns"].fillna(queries["network_ns"] - reply_ns)
 
 
-def _frame(kind: str, rows: list[Document]) -> pd.DataFrame:
-    text, numbers = (names.split() for names in _COLUMNS[kind])
-    columns = {n: pd.Series([row.get(n) for row in rows], dtype=object) for n in text}
-    columns |= {n: pd.Series([row.get(n) for row in rows], dtype=float) for n in numbers}
-    return pd.DataFrame({**columns, "t_s": pd.Series(float("nan"), index=range(len(rows)))})
-
-
 def _gather(kind: str, loaded: list[tuple[Run, dict[str, pd.DataFrame]]]) -> Any:
     """One frame of all runs; frames without rows would only blur the column types."""
     filled = [frames[kind] for _, frames in loaded if len(frames[kind])]
     if filled:
         return pd.concat(filled, ignore_index=True)
-    empty = _frame(kind, [])
-    return empty.assign(**{factor: pd.Series(dtype=object) for factor in FACTORS})
+    empty = _frames_of({name: columns.empty_table() for name, columns in _STREAMS.items()})
+    return empty[kind].assign(**{f: pd.Series(dtype=object) for f in (*FACTORS, "run_index")})

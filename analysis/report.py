@@ -26,7 +26,7 @@ from analysis.figures.style import Drawing, palette, save, style
 from analysis.figures.timeline import draw_timeline
 from analysis.formats import number
 from analysis.replay import with_floor
-from analysis.summary import Section, stacked, summarise
+from analysis.summary import Section, stacked, summarise, told_doubts
 from analysis.tables import Table
 
 # The report stays under 3 MB; figures beyond this many inline bytes are linked to instead.
@@ -60,7 +60,7 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
     summary = summarise(data, sections, tables)
     summary["answer"] = headline([s.answer for s in sections], gains)
-    summary["doubts"] = trust.doubts(data, queries, transfers)
+    summary |= told_doubts(trust.doubts(data, queries, transfers))
     for name, rows in summary["tables"].items():
         pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)

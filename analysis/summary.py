@@ -11,6 +11,7 @@ import pandas as pd
 from analysis.dataset import Dataset
 from analysis.figures.style import Drawing
 from analysis.tables import Table
+from analysis.trust import Doubt
 from testbed.records import SCHEMA_VERSION
 
 _DIGITS = 6
@@ -43,7 +44,7 @@ def stacked(name: str, sections: list[Section]) -> pd.DataFrame:
 
 
 def summarise(data: Dataset, sections: list[Section], tables: list[Table]) -> dict[str, Any]:
-    """Every number of every table, named; ``answer`` and ``doubts`` are the caller's to fill."""
+    """Every number of every table, named; answer, verdict and doubts are the caller's."""
     names = dict.fromkeys(table.name for section in sections for table in section.tables)
     frames = {name: stacked(name, sections) for name in names}
     frames |= {table.name: table.frame for table in tables}
@@ -52,6 +53,7 @@ def summarise(data: Dataset, sections: list[Section], tables: list[Table]) -> di
         "experiment": data.name,
         "campaign": data.root.name,
         "answer": "",
+        "verdict": {"trusted": True, "reasons": []},
         "doubts": [],
         "answers": {section.key: section.answer for section in sections},
         "tables": {
@@ -61,6 +63,15 @@ def summarise(data: Dataset, sections: list[Section], tables: list[Table]) -> di
             ]
             for name, frame in frames.items()
         },
+    }
+
+
+def told_doubts(doubts: list[Doubt]) -> dict[str, Any]:
+    """The verdict, whose reasons are the grave doubts, and every doubt."""
+    reasons = [doubt.text for doubt in doubts if doubt.grave]
+    return {
+        "verdict": {"trusted": not reasons, "reasons": reasons},
+        "doubts": [doubt.text for doubt in doubts],
     }
 
 

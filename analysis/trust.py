@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.stats import spearmanr
 
-from analysis.bootstrap import needed_for_percentile
+from analysis.bootstrap import FEWEST, needed_for_percentile
 from analysis.dataset import Dataset
 from analysis.metrics import measured
 from analysis.policies import policy_label
@@ -18,17 +19,66 @@ from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES, ip_bytes
 SIDES = ("uplink", "downlink")
 # Beyond this a transfer did not meet the rate that was set, whatever the roles reported.
 FIDELITY_BOUND = 0.05
+FIDELITY_GRAVE = 0.20
+# Repeated runs needed before an order effect can be told from chance, and the chance allowed.
+_ORDER_RUNS = 8
+_ORDER_P = 0.01
 
 
-def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> list[str]:
-    """Everything not to be trusted, one line each; empty where nothing is in doubt."""
+class Doubt(NamedTuple):
+    """One thing that speaks against the figures; ``grave`` ones make them not to be trusted."""
+
+    text: str
+    grave: bool
+
+
+def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> list[Doubt]:
+    """Everything that speaks against the figures, the grave first; empty where nothing does."""
+    grave = (
+        _campaign_doubts(data),
+        _run_doubts(data),
+        _sample_doubts(data, queries),
+        _transfer_doubts(transfers, FIDELITY_GRAVE, float("inf")),
+        _result_doubts(data),
+        _order_doubts(queries),
+    )
+    notes = (
+        _transfer_doubts(transfers, FIDELITY_BOUND, FIDELITY_GRAVE),
+        _query_doubts(queries),
+        _axis_doubts(data),
+        _host_doubts(data),
+    )
     return [
-        *_campaign_doubts(data),
-        *_run_doubts(data),
-        *_query_doubts(queries),
-        *_transfer_doubts(transfers),
-        *_host_doubts(data),
+        Doubt(text, serious)
+        for group, serious in ((grave, True), (notes, False))
+        for found in group
+        for text in found
     ]
+
+
+def _sample_doubts(data: Dataset, queries: pd.DataFrame) -> Iterator[str]:
+    counts = Counter(measured(queries)["run_id"])
+    if few := [r.run_id for r in data.runs if r.state == "complete" and counts[r.run_id] < FEWEST]:
+        yield f"Fewer than {FEWEST} queries, too few for an interval, in {_some(few)}."
+
+
+def _order_doubts(queries: pd.DataFrame) -> Iterator[str]:
+    """Whether runs got slower or faster as the campaign went on, whatever they ran."""
+    done = measured(queries)
+    means = done.groupby(["run_id", "link", "load", "policy", "run_index"], observed=True)["e2e_ns"]
+    logs = np.log(means.mean()).reset_index()
+    cells = logs.groupby(["link", "load", "policy"], observed=True)["e2e_ns"]
+    logs["off"] = logs["e2e_ns"] - cells.transform("mean")
+    logs = logs[cells.transform("size") > 1]
+    if len(logs) < _ORDER_RUNS:
+        return
+    found = spearmanr(logs["run_index"], logs["off"])
+    if found.pvalue < _ORDER_P:
+        way = "slower" if found.statistic > 0 else "faster"
+        yield (
+            f"Runs got {way} in the order they were run (Spearman {found.statistic:.2f}, "
+            f"p {found.pvalue:.2g}): something drifted."
+        )
 
 
 def _campaign_doubts(data: Dataset) -> Iterator[str]:
@@ -57,6 +107,9 @@ def _run_doubts(data: Dataset) -> Iterator[str]:
             yield f"{run.run_id}: {run.lines_lost} cut last line of its records was left out."
         if run.altered:
             yield f"{run.run_id}: changed since the run wrote it: {_some(run.altered)}."
+
+
+def _axis_doubts(data: Dataset) -> Iterator[str]:
     if apart := [run.run_id for run in data.runs if not run.axis.shared]:
         yield (
             "Clock offsets are missing, so device and router are set side by side by the start of "
@@ -75,20 +128,25 @@ def _query_doubts(queries: pd.DataFrame) -> Iterator[str]:
                 yield f"{run_id}: {count} of {len(rows)} queries {told}."
 
 
-def _transfer_doubts(transfers: pd.DataFrame) -> Iterator[str]:
+def _transfer_doubts(transfers: pd.DataFrame, low: float, high: float) -> Iterator[str]:
     for row in transfers.to_dict("records"):
         off = row["median_ratio"] - 1
-        if row["n"] >= 10 and abs(off) > FIDELITY_BOUND:
+        if row["n"] >= 10 and low < abs(off) <= high:
             yield (
                 f"{row['link']}, {policy_label(row['policy'])}: the median transfer took "
                 f"{abs(off):.0%} {'more' if off > 0 else 'less'} than the set rates allow for."
             )
 
 
-def _host_doubts(data: Dataset) -> Iterator[str]:
+def _result_doubts(data: Dataset) -> Iterator[str]:
     for split, found in (data.verify or {}).get("splits", {}).items():
         if not found["digest"] or not found["top1"]:
             yield f"Split {split} does not give the whole model's result over the wire."
+
+
+def _host_doubts(data: Dataset) -> Iterator[str]:
+    if again := sum(run.get("set_aside") or 0 for run in data.campaign.get("runs", [])):
+        yield f"Runs set aside and repeated: {again}; they are in attempts/ and in no figure."
     if any("link-device" in (run.manifest or {}) for run in data.runs):
         yield (
             "No router: the sender's own egress was shaped, where the sender's TCP sees the queue "

@@ -5,24 +5,53 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+from testbed.errors import TestbedError
 
 SCHEMA_VERSION = 1
 
 # Record streams of a run folder, one JSON object a line, written as they happen.
 STREAMS = ("queries", "link", "load", "server")
 
+# Written last, with the checksums of everything else; in a campaign's folder and in each run's.
+MANIFEST = "manifest.json"
+# In a campaign's folder, yet no record: derived, or only of use while it runs.
+LOCK = ".lock"
+NOT_RECORDS = ("report", "campaign.log", LOCK)
+
+
+def belongs_to_records(name: PurePath) -> bool:
+    """Whether a file, by its path in the campaign's folder, is vouched for by its manifest."""
+    first = name.parts[0]
+    return not any(first == n or first.startswith(f"{n}.") for n in NOT_RECORDS)
+
+
+def cannot_write(path: Path, error: OSError) -> TestbedError:
+    """What is told when the disk takes no more; what was written before is whole."""
+    return TestbedError(
+        f"{path}: cannot be written: {error.strerror}; what was measured so far is kept: "
+        "free some space, then go on with: testbed run --resume CAMPAIGN"
+    )
+
 
 def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Write a document whole or not at all (temporary file, fsync, rename)."""
+    """Write a document whole or not at all (temporary file, fsync, rename).
+
+    Raises TestbedError where the disk takes no more; the document that was there stays.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as stream:
-        json.dump({"schema_version": SCHEMA_VERSION, **document}, stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as stream:
+            json.dump({"schema_version": SCHEMA_VERSION, **document}, stream, indent=1)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
 
 
 def sha256_file(path: Path) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import json
 import signal
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, UserError
 from testbed.units import format_duration, format_rate
+
+if TYPE_CHECKING:
+    from testbed.config import Experiment
+    from testbed.orchestrator.campaign import Campaign
 
 
 def plan(args: argparse.Namespace, out: Output) -> int:
@@ -22,12 +27,14 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     from testbed.config import load_experiment, load_inventory
     from testbed.model.cache import prepare
     from testbed.orchestrator.campaign import load_traces, refuse_unshapeable
+    from testbed.orchestrator.choosing import user_policies
     from testbed.orchestrator.plan import make_plan, schedule_json
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
     refuse_unshapeable(experiment)
     traces = load_traces(experiment)
     made = make_plan(experiment, prepare(experiment.model).table, traces)
+    user_policies(experiment.policies, made.candidates)
     document = {
         "runs": [asdict(run) for run in made.runs],
         "candidates": made.candidates,
@@ -50,7 +57,8 @@ def plan(args: argparse.Namespace, out: Output) -> int:
             for side, s in sides.items():
                 rates = [rate for _, rate in s.changes]
                 span = f"{format_rate(min(rates))} to {format_rate(max(rates))}"
-                print(f"link {link} {side}: {len(rates)} changes, {span}")
+                used_as = f"; {s.used_as}" if s.used_as else ""
+                print(f"link {link} {side}: {len(rates)} changes, {span}{used_as}")
         print(f"candidates: {', '.join(made.candidates)}")
         print(f"estimated: {format_duration(made.estimated_ns)} and the set-up")
 
@@ -59,41 +67,79 @@ def plan(args: argparse.Namespace, out: Output) -> int:
 
 
 def run(args: argparse.Namespace, out: Output) -> int:
-    """Run an experiment and write its report."""
-    from testbed.config import load_experiment, load_inventory
+    """Run an experiment, or go on with an interrupted campaign, and write its report."""
+    from testbed.config import load_inventory
     from testbed.orchestrator.campaign import Campaign
+    from testbed.orchestrator.terminal import Logged, outliving_terminal
     from testbed.progress import Display
 
-    experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
+    experiment, files = _inputs(args)
+    inventory = load_inventory(Path(files["inventory"]))
     with Display(out.console) as display:
+        listener = Logged(display)
         campaign = Campaign(
-            experiment, inventory, args.results, display, allow_unverified=args.allow_unverified
+            experiment,
+            inventory,
+            args.results,
+            listener,
+            allow_unverified=args.allow_unverified,
+            only=args.only,
+            resume=args.resume,
+            files=files,
         )
+        listener.keep_in(campaign.folder)
         failure: str | None = None
-        with signals_interrupt():
+        with signals_interrupt(), outliving_terminal():
             try:
                 campaign.run()
             except KeyboardInterrupt:
-                failure = "interrupted; what was measured is kept"
+                failure = "interrupted; what was measured is kept; go on: testbed run --resume DIR"
             except TestbedError as error:
-                if not campaign.states:
+                if not campaign.ledger.states:
                     raise
                 failure = str(error)
-    report = _write_report(campaign.folder) if campaign.states else None
-    failed = {name: state for name, state in campaign.states.items() if state != "complete"}
+    return _tell_campaign(campaign, failure, out)
+
+
+def _inputs(args: argparse.Namespace) -> tuple[Experiment, dict[str, str]]:
+    """The experiment, and the two files' names as given now or, to resume, then."""
+    from testbed.config import load_experiment
+    from testbed.orchestrator.inputs import kept, read_kept
+
+    if (args.experiment is None) == (args.resume is None):
+        raise UserError("run: expected an experiment file or --resume CAMPAIGN, one of the two")
+    files: dict[str, str] = {}
+    if args.resume is not None:
+        files = read_kept(args.resume / "campaign.json").get("files", {})
+        experiment = kept(args.resume)
+    else:
+        files = {"experiment": str(args.experiment)}
+        experiment = load_experiment(args.experiment)
+    files["inventory"] = str(args.inventory or files.get("inventory", LOCAL_INVENTORY))
+    if args.trials is not None:
+        repeated = experiment.run.model_copy(update={"trials": args.trials})
+        experiment = experiment.model_copy(update={"run": repeated})
+    return experiment, files
+
+
+def _tell_campaign(campaign: Campaign, failure: str | None, out: Output) -> int:
+    ledger = campaign.ledger
+    report = _write_report(campaign.folder) if ledger.states else None
+    found = verdict(report) if report else {"trusted": False, "reasons": ["nothing was measured"]}
     document = {
         "campaign": str(campaign.folder),
         "report": str(report) if report else None,
-        "runs": campaign.states,
-        "degraded": campaign.degraded,
+        "runs": ledger.states,
+        "states": ledger.tally(),
+        "degraded": ledger.degraded,
+        "verdict": found,
         "failure": failure,
     }
 
     def words() -> None:
-        for name, state in failed.items():
-            print(f"{state}: {name}")
-        if campaign.degraded:
-            print(f"{len(campaign.degraded)} runs were disturbed; the report says how")
+        for state, count in ledger.tally().items():
+            print(f"{count} {'run' if count == 1 else 'runs'}: {state}")
+        tell_verdict(found)
         print(f"campaign: {campaign.folder}")
         if report:
             print(f"report: {report}")
@@ -101,7 +147,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
     out.document(document, words)
     if failure:
         print(f"testbed: {failure}", file=sys.stderr)
-    return 1 if failure or failed else 0
+    return 0 if found["trusted"] and not failure else 1
 
 
 def report(args: argparse.Namespace, out: Output) -> int:
@@ -110,14 +156,36 @@ def report(args: argparse.Namespace, out: Output) -> int:
 
     folder = args.campaign or newest_campaign(args.results)
     path = _write_report(folder)
-    out.document({"report": str(path)}, lambda: print(f"report: {path}"))
-    return 0
+    found = verdict(path)
+
+    def words() -> None:
+        tell_verdict(found)
+        print(f"report: {path}")
+
+    out.document({"report": str(path), "verdict": found}, words)
+    return 0 if found["trusted"] else 1
 
 
 def _write_report(folder: Path) -> Path:
     from analysis.report import write_report
 
     return write_report(folder)
+
+
+def verdict(report: Path) -> dict[str, Any]:
+    """Whether a report's figures can be trusted, as its summary says."""
+    found: dict[str, Any] = json.loads((report.parent / "summary.json").read_text())["verdict"]
+    return found
+
+
+def tell_verdict(found: dict[str, Any]) -> None:
+    """Print the verdict for people."""
+    if found["trusted"]:
+        print("VALID")
+        return
+    print("NOT TO BE TRUSTED:")
+    for reason in found["reasons"]:
+        print(f"  {reason}")
 
 
 @contextmanager
@@ -139,9 +207,22 @@ def add_verbs(verbs: Any) -> None:
     """Add ``plan``, ``run`` and ``report``."""
     for name, action in (("plan", plan), ("run", run)):
         verb = add_verb(verbs, name, action)
-        verb.add_argument("experiment", type=Path, help="the experiment's YAML file")
-        verb.add_argument("-i", "--inventory", type=Path, default=LOCAL_INVENTORY)
+        optional: dict[str, Any] = {"nargs": "?"} if action is run else {}
+        verb.add_argument("experiment", type=Path, help="the experiment's YAML file", **optional)
+        default = None if action is run else LOCAL_INVENTORY
+        verb.add_argument("-i", "--inventory", type=Path, default=default)
+        verb.add_argument("--trials", type=int, help="instead of the experiment's own")
+        verb.add_argument(
+            "--only",
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help="only runs whose id or policy matches (may be repeated)",
+        )
         if action is run:
+            verb.add_argument(
+                "--resume", type=Path, metavar="CAMPAIGN", help="go on; complete runs stay"
+            )
             verb.add_argument("--results", type=Path, default=RESULTS, help="where to keep results")
             verb.add_argument(
                 "--allow-unverified",

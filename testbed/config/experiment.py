@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,22 +13,32 @@ from testbed.encodings import parse_features, parse_input
 from testbed.errors import UserError
 
 SECOND_NS = 10**9
+POLICIES = (
+    *("local", "offload", "dynamic", "dynamic+hysteresis", "robust", "deadline"),
+    *("neurosurgeon", "ans", "clairvoyant", "random"),
+)
+_WITH_ARGUMENT = re.compile(r"static:.+|python:[\w.]+:\w+")
 
 
 class ModelSpec(Strict):
-    """The network: a torchvision classifier by name, at its native resolution by default."""
+    """The network by name, at its native resolution by default, cut at blocks or everywhere."""
 
     name: str
     resolution: Annotated[int, Field(ge=32, le=2048)] | None = None
     weights: str = "random"
     seed: int = 0
+    granularity: Literal["block", "layer"] = "block"
+
+
+InputEncoding = Annotated[str, AfterValidator(lambda name: parse_input(name).name)]
+FeatureEncoding = Annotated[str, AfterValidator(lambda name: parse_features(name).name)]
 
 
 class EncodingSpec(Strict):
     """What crosses the link: pixels for ``offload``, features for a split."""
 
-    input: Annotated[str, AfterValidator(lambda name: parse_input(name).name)] = "uint8"
-    features: Annotated[str, AfterValidator(lambda name: parse_features(name).name)] = "float32"
+    input: InputEncoding = "uint8"
+    features: FeatureEncoding = "float32"
 
 
 class DirectionSpec(Strict):
@@ -35,7 +46,8 @@ class DirectionSpec(Strict):
 
     rate: RateBps | None = None
     trace: Path | None = None
-    direction: Literal["up", "down"] | None = None  # of the trace; default: this direction's own
+    # Of the trace: this direction's own by default; the other one only if it is said aloud.
+    direction: Literal["up", "down", "as-uplink", "as-downlink"] | None = None
     delay: DurationNs = 0
     jitter: DurationNs = 0
     loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -57,31 +69,104 @@ class LinkSpec(Strict):
     end: Literal["loop", "hold", "stop"] = "loop"
     congestion_control: str | None = None
 
+    @model_validator(mode="after")
+    def _own_direction(self) -> LinkSpec:
+        sides = (("uplink", self.uplink, "up"), ("downlink", self.downlink, "down"))
+        for side, spec, own in sides:
+            if spec.direction not in (None, own, f"as-{side}"):
+                raise ValueError(
+                    f"{side}.direction: expected {own} (the default), or as-{side} to use the "
+                    f"trace's other direction as {side}, got {spec.direction}"
+                )
+        return self
+
+
+Clients = Annotated[int, Field(ge=0, le=64)]
+Level = Annotated[float, Field(ge=0, le=1)]
+
 
 class LoadStep(Strict):
-    """From ``t`` on, this many closed-loop clients run the model on the server."""
+    """From ``t`` on, this many closed-loop clients, or this share of the resource."""
 
     t: DurationNs
-    clients: Annotated[int, Field(ge=0, le=64)]
+    clients: Clients | None = None
+    level: Level | None = None
+
+
+class MarkovSpec(Strict):
+    """Levels that follow each other at random, each held for a time of mean ``dwell``."""
+
+    levels: tuple[Level, ...] = Field(min_length=2)
+    dwell: Annotated[DurationNs, Field(ge=100_000_000)]
 
 
 class LoadSpec(Strict):
-    """Synthetic server load, stepping along a load trace that repeats."""
+    """Synthetic server load: what it occupies, and how much of it when.
 
-    kind: Literal["none", "inference"] = "none"
+    ``inference`` queues the model on the server's own executor: ``closed`` is a number of
+    ``clients`` that ask again at once, ``poisson`` a ``level`` of the executor's time. ``cpu``,
+    ``memory`` and ``gpu`` keep ``threads`` busy for a ``level`` of the time.
+    """
+
+    kind: Literal["none", "inference", "cpu", "memory", "gpu"] = "none"
+    arrivals: Literal["closed", "poisson"] = "closed"
+    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    clients: Clients | None = None
+    level: Level | None = None
     steps: tuple[LoadStep, ...] = ()
+    markov: MarkovSpec | None = None
+    trace: Path | None = None  # CSV: t_s,level
     period: DurationNs | None = None
+
+    @property
+    def counts_clients(self) -> bool:
+        """Whether a level is a number of clients and no share of time."""
+        return self.kind == "inference" and self.arrivals == "closed"
+
+    @model_validator(mode="after")
+    def _one_source(self) -> LoadSpec:
+        constant = "clients" if self.counts_clients else "level"
+        sources = [constant, "steps", *(() if self.counts_clients else ("markov", "trace"))]
+        every = ("clients", "level", "steps", "markov", "trace")
+        given = [name for name in every if getattr(self, name) not in (None, ())]
+        if self.kind == "none":
+            if given:
+                raise ValueError(f"{given[0]}: only with a kind of load")
+        elif len(given) != 1 or given[0] not in sources:
+            raise ValueError(f"expected exactly one of {', '.join(sources)}, got {given or 'none'}")
+        return self
 
     @model_validator(mode="after")
     def _steps_ordered(self) -> LoadSpec:
-        if self.kind == "none" and self.steps:
-            raise ValueError("steps: only with kind: inference")
-        if self.kind == "inference":
+        if self.steps:
             times = [step.t for step in self.steps]
-            if not times or times[0] != 0 or sorted(set(times)) != times:
-                raise ValueError("steps: expected at least one, the first at 0s, times rising")
+            if times[0] != 0 or sorted(set(times)) != times:
+                raise ValueError("steps: expected the first at 0s, times rising")
             if self.period is not None and self.period <= times[-1]:
                 raise ValueError("period: must be after the last step")
+            name, other = ("clients", "level") if self.counts_clients else ("level", "clients")
+            for step in self.steps:
+                if getattr(step, name) is None or getattr(step, other) is not None:
+                    raise ValueError(f"steps: each needs t and {name}, and no {other}")
+        elif self.period is not None:
+            raise ValueError("period: only with steps")
+        return self
+
+
+class ArrivalSpec(Strict):
+    """When queries are due: one after another, at a camera's rhythm, or at random times.
+
+    Of those that wait while one is served, the ``newest`` wins, or all ``queue``.
+    """
+
+    kind: Literal["closed", "periodic", "poisson"] = "closed"
+    interval: Annotated[DurationNs, Field(ge=1_000_000)] | None = None
+    waiting: Literal["newest", "queue"] = "newest"
+
+    @model_validator(mode="after")
+    def _interval_where_due(self) -> ArrivalSpec:
+        if (self.interval is None) != (self.kind == "closed"):
+            raise ValueError("interval: needed with periodic and poisson, and only there")
         return self
 
 
@@ -102,13 +187,45 @@ class RunSpec(Strict):
     # How often a run that failed or was disturbed from outside is done again; all are kept.
     repeat_disturbed: Annotated[int, Field(ge=0, le=10)] = 1
     timeout: Annotated[DurationNs, Field(ge=100_000_000)] = 10 * SECOND_NS
+    # A reply that comes later is not waited for, and a query that takes longer is late.
+    deadline: Annotated[DurationNs, Field(ge=1_000_000)] | None = None
+    hedge: bool = False  # begin the tail on the device too, once the reply is later than expected
 
 
 class ProfileSpec(Strict):
-    """How often each candidate is measured before the first run, and at which constant rate."""
+    """How often each candidate is measured before the first run, and at which constant rate.
+
+    ``batches``, ``tolerance`` and ``budget`` are of ``testbed profile`` and ``testbed sweep``.
+    """
 
     queries: Annotated[int, Field(ge=4)] = 12
     rate: RateBps = 20_000_000
+    batches: tuple[Annotated[int, Field(ge=1, le=256)], ...] = ()  # default: the experiment's
+    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03
+    budget: DurationNs = 60 * SECOND_NS
+
+
+class SweepSpec(Strict):
+    """The grid of ``testbed sweep``: rates from ``low`` to ``high``, and server slowdowns.
+
+    ``cells`` points of rate × batch are drawn by the seed and really run, ``queries`` of each
+    candidate in each. ``inputs`` and ``features`` are the encodings told side by side.
+    """
+
+    low: RateBps = 8_000_000
+    high: RateBps = 1_016_000_000
+    step: RateBps = 8_000_000
+    loads: tuple[Annotated[float, Field(ge=1)], ...] = (1, 1.5, 2, 3, 4, 6, 8)
+    cells: Annotated[int, Field(ge=0)] = 6
+    queries: Annotated[int, Field(ge=1)] = 4
+    inputs: tuple[InputEncoding, ...] = Field(("uint8", "float32", "jpeg:75"), min_length=1)
+    features: tuple[FeatureEncoding, ...] = Field(("float32", "float16", "int8"), min_length=1)
+
+    @model_validator(mode="after")
+    def _rates_ordered(self) -> SweepSpec:
+        if self.high < self.low:
+            raise ValueError("high: expected a rate of at least low")
+        return self
 
 
 class Experiment(Strict):
@@ -117,31 +234,37 @@ class Experiment(Strict):
     name: Name
     description: str = ""
     model: ModelSpec
-    candidates: Literal["compressive", "natural"] | tuple[str, ...] = "compressive"
+    candidates: Literal["compressive", "natural", "all"] | tuple[str, ...] = "compressive"
     encoding: EncodingSpec = EncodingSpec()
     batch: Annotated[int, Field(ge=1, le=256)] = 1
     links: dict[Name, LinkSpec] = Field(min_length=1)
     loads: dict[Name, LoadSpec] = Field(default={"none": LoadSpec()}, min_length=1)
     policies: tuple[str, ...] = Field(min_length=1)
+    arrivals: ArrivalSpec = ArrivalSpec()
     probe: ProbeSpec = ProbeSpec()
     run: RunSpec = RunSpec()
     profile: ProfileSpec = ProfileSpec()
+    sweep: SweepSpec = SweepSpec()
     seed: int = 1
 
     @field_validator("policies")
     @classmethod
     def _known_policies(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
         for policy in policies:
-            if policy not in ("local", "offload", "dynamic") and not (
-                policy.startswith("static:") and len(policy) > len("static:")
-            ):
+            if policy not in POLICIES and not _WITH_ARGUMENT.fullmatch(policy):
                 raise ValueError(
-                    f"unknown policy {policy!r}; expected local, offload, dynamic, "
-                    "static:<split> or static:* for every split"
+                    f"unknown policy {policy!r}; expected {', '.join(POLICIES)}, "
+                    "static:<split> or static:* for every split, or python:<module>:<class>"
                 )
         if len(set(policies)) != len(policies):
             raise ValueError("a policy is listed twice")
         return policies
+
+    @model_validator(mode="after")
+    def _deadline_for_its_policy(self) -> Experiment:
+        if "deadline" in self.policies and self.run.deadline is None:
+            raise ValueError("run.deadline: the policy deadline needs one")
+        return self
 
 
 def load_experiment(path: Path) -> Experiment:
@@ -162,4 +285,18 @@ def load_experiment(path: Path) -> Experiment:
                 spec = spec.model_copy(update={"trace": trace})
             directions[side] = spec
         links[name] = link.model_copy(update=directions)
-    return experiment.model_copy(update={"links": links})
+    loads = {
+        name: load.model_copy(
+            update={"trace": _found(path, f"loads.{name}.trace", path.parent / load.trace)}
+        )
+        if load.trace
+        else load
+        for name, load in experiment.loads.items()
+    }
+    return experiment.model_copy(update={"links": links, "loads": loads})
+
+
+def _found(path: Path, key: str, file: Path) -> Path:
+    if not file.is_file():
+        raise UserError(f"{path}: {key}: no such file: {file.resolve()}")
+    return file.resolve()

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from testbed.config import Experiment, Inventory
-from testbed.config.experiment import LoadSpec
 from testbed.errors import TestbedError, UserError
 from testbed.model.cache import Prepared, prepare
+from testbed.orchestrator.choosing import load_message, policy_message, user_policies
+from testbed.orchestrator.fingerprint import find_profile, profile_key
 from testbed.orchestrator.inputs import keep, orchestrator_environment, read_kept
 from testbed.orchestrator.ledger import Ledger
 from testbed.orchestrator.plan import DIRECTIONS, Plan, PlannedRun, chosen, make_plan
 from testbed.orchestrator.profile import profile_from_records
+from testbed.orchestrator.profiling import cycle_conditions, cycle_run, describe_profile
 from testbed.orchestrator.run import Conditions, execute, verify
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import (
@@ -23,12 +25,10 @@ from testbed.orchestrator.store import (
     seal,
     set_aside,
     sole_writer,
-    state_of,
 )
 from testbed.records import MANIFEST, write_json
 from testbed.traces.formats import load_trace
-from testbed.traces.trace import BandwidthTrace, Schedule
-
+from testbed.traces.trace import BandwidthTrace
 
 # A session that ends this often without a finished run will not get better.
 _SESSIONS_IN_VAIN = 1
@@ -116,6 +116,7 @@ class Campaign:
         self.prepared: Prepared = prepare(experiment.model)
         plan = make_plan(experiment, self.prepared.table, self.traces)
         self.plan: Plan = chosen(plan, only)
+        self.sources = user_policies(experiment.policies, self.plan.candidates)
         self.resumed = resume is not None
         if resume is not None:
             refuse_other_model(resume, self.prepared.archive_sha256)
@@ -150,10 +151,10 @@ class Campaign:
         (self.folder / MANIFEST).unlink(missing_ok=True)
         if self.resumed:
             self.ledger.take_up()
-            if state_of(self.folder / "profile") not in (None, "complete"):
+            unfinished = not (self.folder / "profile.json").exists()
+            if unfinished and (self.folder / "profile").exists():
                 set_aside(self.folder / "profile")
-        else:
-            keep(self.folder, self.experiment, self.traces)
+        keep(self.folder, self.experiment, self.traces)
         self.ledger.write("running")
         write_json(self.folder / "table.json", {"table": self.prepared.table.to_json()})
         environment = orchestrator_environment()
@@ -230,13 +231,14 @@ class Campaign:
 
     def _conditions(self, planned: PlannedRun, profile: dict[str, Any]) -> Conditions:
         link = self.experiment.links[planned.link]
-        load: LoadSpec = self.experiment.loads[planned.load]
+        spec = self.experiment.loads[planned.load]
+        load = load_message(spec, planned.duration_ns, planned.seed)
+        schedules = self.plan.schedules[planned.link]
         return Conditions(
-            schedules=self.plan.schedules[planned.link],
-            policy={"name": planned.policy},
+            schedules=schedules,
+            policy=policy_message(planned.policy, self.sources, schedules["uplink"], load),
             profile=profile,
-            steps=[[step.t, step.clients] for step in load.steps],
-            period_ns=load.period,
+            load=load,
             step_ns=link.step,
             congestion_control=link.congestion_control,
         )
@@ -245,31 +247,16 @@ class Campaign:
         """Measure every candidate in the rhythm of a run, at a constant rate; once a campaign."""
         if (self.folder / "profile.json").exists():
             return read_kept(self.folder / "profile.json")
-        rate = self.experiment.profile.rate
-        queries = self.experiment.profile.queries
-        link = next(iter(self.experiment.links.values()))
-        constant = Schedule.constant(rate, end="hold")
-        conditions = Conditions(
-            schedules=dict.fromkeys(DIRECTIONS, constant),
-            policy={"name": "cycle", "queries": queries},
-            profile=None,
-            steps=None,
-            period_ns=None,
-            step_ns=link.step,
-            congestion_control=link.congestion_control,
-        )
-        planned = PlannedRun(
-            run_id="profile",
-            index=-1,
-            link="constant",
-            load="none",
-            policy="cycle",
-            trial=0,
-            seed=self.experiment.seed,
-            batch=self.experiment.batch,
-            # A bound, not a length: the cycle ends when every candidate has its queries.
-            duration_ns=300 * 10**9,
-        )
+        experiment, spec = self.experiment, self.experiment.profile
+        kept = find_profile(profile_key(session), experiment.batch)
+        if kept is not None:
+            path, profile = kept
+            self.listener.stage(f"profile: reused from {path}; its key is this campaign's")
+            profile["reused"] = str(path)
+            write_json(self.folder / "profile.json", profile)
+            return profile
+        conditions = cycle_conditions(experiment, spec.rate, spec.queries)
+        planned = cycle_run(experiment, "profile", experiment.batch, experiment.seed)
         manifest = self._run_one(session, planned, conditions)
         if manifest["state"] == "interrupted":
             raise KeyboardInterrupt
@@ -277,15 +264,11 @@ class Campaign:
             raise TestbedError(f"profile: {'; '.join(manifest['reasons'])}")
         lines = (self.folder / "profile" / "queries.jsonl").read_text().splitlines()
         profile = profile_from_records(
-            map(json.loads, lines), candidates=self.plan.candidates, up_bps=rate
+            map(json.loads, lines), candidates=self.plan.candidates, up_bps=spec.rate
         )
-        profile |= {
-            "model": self.experiment.model.name,
-            "archive_sha256": self.prepared.archive_sha256,
-            "batch": self.experiment.batch,
-            "encoding": self.experiment.encoding.model_dump(),
-            "rate_bps": rate,
-        }
+        profile |= describe_profile(
+            experiment, self.prepared.archive_sha256, experiment.batch, spec.rate
+        )
         write_json(self.folder / "profile.json", profile)
         return profile
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from testbed.config.experiment import DirectionSpec, Experiment
@@ -16,9 +17,12 @@ from testbed.traces.trace import BandwidthTrace, Schedule
 
 DIRECTIONS = ("uplink", "downlink")
 TRACE_DIRECTION = {"uplink": "up", "downlink": "down"}
+_TRACE_KIND = {"up": "an uplink", "down": "a downlink"}
 
 # Between the runs: fresh connections, warm-up, clocks, files. Measured on the virtual lab.
 _OVERHEAD_PER_RUN_NS = 3 * 10**9
+# How often a run is repeated; each repetition meets the same condition.
+_NOT_CONDITION = {"trials", "repeat_disturbed"}
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,13 @@ def make_schedules(
                 schedules[name][side] = Schedule.constant(spec.rate)
                 continue
             trace = traces[str(spec.trace)]
-            direction = spec.direction or TRACE_DIRECTION[side]
-            schedules[name][side] = trace.schedule(direction, link.step, end=link.end)
+            own = TRACE_DIRECTION[side]
+            taken, used_as = own, None
+            if spec.direction == f"as-{side}":
+                taken = "down" if own == "up" else "up"
+                used_as = f"{side} from {_TRACE_KIND[taken]} trace"
+            schedule = trace.schedule(taken, link.step, end=link.end)
+            schedules[name][side] = replace(schedule, used_as=used_as)
     return schedules
 
 
@@ -73,7 +82,7 @@ def expand_policies(experiment: Experiment, table: SplitTable) -> tuple[str, ...
     candidates = table.candidates(experiment.candidates)
     names: list[str] = []
     for policy in experiment.policies:
-        split = policy.partition(":")[2]
+        split = policy.removeprefix("static:") if policy.startswith("static:") else ""
         if split == "*":
             names += [f"static:{c}" for c in candidates if c not in (LOCAL, OFFLOAD)]
         elif split and split not in candidates:
@@ -122,6 +131,25 @@ def make_plan(
     return Plan(tuple(runs), table.candidates(experiment.candidates), schedules)
 
 
+def chosen(plan: Plan, only: Sequence[str]) -> Plan:
+    """The plan cut to the runs that a pattern names, in the same order; all without a pattern.
+
+    A pattern is a run id or a policy, with ``*`` and ``?``; UserError where one names nothing.
+    """
+    for pattern in only:
+        if not any(_named(run, pattern) for run in plan.runs):
+            raise UserError(
+                f"--only {pattern}: names no run; `testbed plan` shows them, "
+                f"policies are {', '.join(sorted({run.policy for run in plan.runs}))}"
+            )
+    runs = (run for run in plan.runs if not only or any(_named(run, p) for p in only))
+    return replace(plan, runs=tuple(runs))
+
+
+def _named(run: PlannedRun, pattern: str) -> bool:
+    return fnmatchcase(run.run_id, pattern) or fnmatchcase(run.policy, pattern)
+
+
 def schedule_json(schedule: Schedule) -> dict[str, Any]:
     """One direction's schedule as the link role takes it and ``plan.json`` keeps it."""
     return {
@@ -130,6 +158,8 @@ def schedule_json(schedule: Schedule) -> dict[str, Any]:
         "end": schedule.end,
         "floor_bps": schedule.floor_bps,
         "floored_ns": schedule.floored_ns,
+        "outages": [list(outage) for outage in schedule.outages],
+        "as": schedule.used_as,
     }
 
 
@@ -139,8 +169,8 @@ def _digest(experiment: Experiment, load: str, schedules: Mapping[str, Schedule]
         {side: schedule_json(schedule) for side, schedule in schedules.items()},
         experiment.loads[load].model_dump(mode="json"),
         *(
-            getattr(experiment, part).model_dump(mode="json")
-            for part in ("model", "encoding", "run", "probe")
+            getattr(experiment, part).model_dump(mode="json", exclude=_NOT_CONDITION)
+            for part in ("model", "encoding", "run", "arrivals", "probe")
         ),
         experiment.batch,
         experiment.seed,

@@ -8,8 +8,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from testbed.encodings import Encoding, parse_features, parse_input
 from testbed.errors import TestbedError
 from testbed.hosts.connection import each
+from testbed.model.table import OFFLOAD
+from testbed.orchestrator.carried import carried_reasons
+from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.plan import PlannedRun, schedule_json
 from testbed.orchestrator.session import OnRecord, Session
 from testbed.orchestrator.store import RunFolder
@@ -19,6 +23,8 @@ from testbed.traces.trace import Schedule
 # Beyond the run's own length: warm-up over the slowest rate, the last query's time-out.
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
+# Another CPU, GPU or thread count may differ by this in a logit, from arithmetic alone.
+_ARITHMETIC = 1e-3
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,7 @@ class Conditions:
     schedules: Mapping[str, Schedule]
     policy: dict[str, Any]
     profile: dict[str, Any] | None
-    steps: list[list[int]] | None
-    period_ns: int | None
+    load: dict[str, Any] | None  # the load role's ``start``; None without load
     step_ns: int
     congestion_control: str | None
 
@@ -50,8 +55,11 @@ def execute(
 
     def keep(role: str, file: str, record: dict[str, Any]) -> None:
         folder.append(file, record)
-        if file == "queries" and record["kind"] == "measured" and record["status"] != "ok":
-            run.not_ok += 1
+        if file == "queries" and record["kind"] == "measured":
+            run.not_ok += record["status"] not in ("ok", "dropped")
+            run.heads_ns.setdefault(record["split"], []).append(record["head_ns"])
+        elif file == "link":
+            run.link_records.append(record)
         on_record(role, file, record)
 
     session.on_record = keep
@@ -81,11 +89,15 @@ class _Run:
         self.t0_ns: dict[str, int] = {}
         self.going: list[str] = []
         self.not_ok = 0
-        for host, found in session.environments().items():
+        self.heads_ns: dict[str, list[int]] = {}
+        self.link_records: list[dict[str, Any]] = []
+        self.environments = session.environments()
+        for host, found in self.environments.items():
             folder.write(f"environment.{host}.json", found)
         self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}
         schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
-        folder.write("plan.json", {**asdict(planned), "schedules": schedules})
+        told = {"schedules": schedules, "server_load": conditions.load}
+        folder.write("plan.json", {**asdict(planned), **told})
         for name in ("before", "shaped"):
             tree = {role: session.ready[role][name] for role in session.link_roles}
             folder.write(f"qdisc.{name}.json", tree)
@@ -98,15 +110,15 @@ class _Run:
         for name, sides in self.session.link_roles.items():
             wanted = {s: schedule_json(self.conditions.schedules[s]) for s in sides}
             self._start(name, {"schedules": wanted})
-        if self.conditions.steps:
-            steps = {"steps": self.conditions.steps, "period_ns": self.conditions.period_ns}
-            self._start("load", steps)
+        if self.conditions.load:
+            server = server_endpoint(self.session, self.token)
+            self._start("load", {**self.conditions.load, "server": server})
         self._start("device", self._device_start())
         for name in self.session.link_roles:
             self._go(name)
             went = roles[name].wait("went", timeout_s=_STOP_TIMEOUT_S)
             self.t0_ns[name] = went["t0_ns"]
-        if self.conditions.steps:
+        if self.conditions.load:
             self._go("load")
         self._go("device")
         bound_s = (self.planned.duration_ns + self.session.experiment.run.timeout) / 1e9
@@ -141,6 +153,7 @@ class _Run:
             },
             "timeout_ns": experiment.run.timeout,
             "congestion_control": self.conditions.congestion_control,
+            **query_rules(experiment),
         }
 
     def stop(self) -> None:
@@ -162,7 +175,8 @@ class _Run:
         try:
             after = {host: asdict(c) for host, c in session.clocks().items()}
         except TestbedError as error:
-            after, reasons = {}, [*reasons, f"clocks: {error}"]
+            after = {}
+            reasons.append(f"clocks: {error}")
         hosts = {
             host: {"before": before, "after": after.get(host)}
             for host, before in self.clock_before.items()
@@ -170,21 +184,48 @@ class _Run:
         self.folder.write("clock.json", {"hosts": hosts})
         shaped = {n: self.done[n]["shaped"] for n in session.link_roles if n in self.done}
         self.folder.write("qdisc.after.json", shaped)
-        validity, found_reasons = judge(
-            self.done, self.conditions.step_ns, session.link_roles, self.not_ok
+        pairs = self._environments_after(reasons)
+        found = judge(
+            self.done,
+            self.conditions.step_ns,
+            session.link_roles,
+            self.not_ok,
+            hosts=pairs,
+            clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
+            heads_ns=self.heads_ns,
+            profile=self.conditions.profile,
         )
-        validity = validity if state == "complete" else "unverified"
+        assert session.link_check is not None, "the session is open"
+        unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]
+        carried = carried_reasons(self.link_records)
+        validity = "degraded" if carried else found.validity
+        trusted = state == "complete" and not unverified
         return self.folder.finish(
             {
                 "run_id": self.planned.run_id,
                 "state": state,
-                "validity": validity,
-                "reasons": [*reasons, *found_reasons],
+                "validity": validity if trusted else "unverified",
+                "disturbed": found.disturbed,
+                "reasons": [*reasons, *unverified, *carried, *found.reasons],
                 "experiment": session.experiment.model_dump(mode="json"),
                 "t0_ns": self.t0_ns,
                 **self.done,
             }
         )
+
+    def _environments_after(
+        self, reasons: list[str]
+    ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
+        """Each host before and after; what changed goes into its file as ``after``."""
+        try:
+            ends = self.session.environments()
+        except TestbedError as error:
+            reasons.append(f"environment: {error}")
+            return {}
+        for host, begun in self.environments.items():
+            changed = {k: v for k, v in ends[host].items() if v != begun.get(k)}
+            self.folder.write(f"environment.{host}.json", {**begun, "after": changed})
+        return {host: (begun, ends[host]) for host, begun in self.environments.items()}
 
 
 def server_endpoint(session: Session, token: str) -> dict[str, Any]:
@@ -212,12 +253,15 @@ def verify(session: Session) -> dict[str, Any]:
     finally:
         server.stop()
         server.wait("done", timeout_s=_STOP_TIMEOUT_S)
-    exact = session.experiment.encoding.features == "float32"
+    encoding = session.experiment.encoding
+    codes = {split: parse_features(encoding.features) for split in found}
+    if OFFLOAD in codes:
+        codes[OFFLOAD] = parse_input(encoding.input)
     wrong = [
         f"{split} (max difference {f['max_abs']:.3g}, same top-1: {f['top1']}, "
         f"bytes as sent: {f['digest']})"
         for split, f in found.items()
-        if not f["digest"] or not f["top1"] or (exact and not f["equal"] and f["max_abs"] > 1e-3)
+        if not _agrees(f, codes[split])
     ]
     if wrong:
         raise TestbedError(
@@ -225,3 +269,10 @@ def verify(session: Session) -> dict[str, Any]:
             "do the hosts have the same torch?"
         )
     return dict(found)
+
+
+def _agrees(found: dict[str, Any], code: Encoding) -> bool:
+    """Whether a result is within the encoding's tolerance; a coarse one's loss is only told."""
+    if code.lossless and not found["equal"] and found["max_abs"] > _ARITHMETIC:
+        return False
+    return bool(found["digest"] and (found["top1"] or code.coarse))

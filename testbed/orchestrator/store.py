@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import platform
 import secrets
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
 from testbed.errors import UserError
-from testbed.records import STREAMS, sha256_file, write_json
+from testbed.records import (
+    LOCK,
+    MANIFEST,
+    STREAMS,
+    belongs_to_records,
+    cannot_write,
+    sha256_file,
+    write_json,
+)
+
+# Where runs go that were repeated or cut short: kept, and not among the results.
+ATTEMPTS = "attempts"
 
 
 def new_campaign(results: Path, experiment: str) -> Path:
@@ -33,16 +49,78 @@ def newest_campaign(results: Path) -> Path:
     return campaigns[-1].parent
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold the campaign's folder; UserError naming who writes it already.
+
+    The kernel lets go of the lock when its holder ends, however it ends.
+    """
+    with (folder / LOCK).open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            raise UserError(
+                f"{folder}: is being written by {stream.read().strip() or 'another process'}; "
+                "wait for it, or end that process"
+            ) from None
+        stream.truncate(0)
+        stream.write(f"process {os.getpid()} on {platform.node()}\n")
+        stream.flush()
+        yield
+
+
+def set_aside(run: Path) -> Path:
+    """Move a run that is to be repeated to the campaign's ``attempts``; where it is then."""
+    attempts = run.parent / ATTEMPTS
+    attempts.mkdir(exist_ok=True)
+    number = 1 + len(list(attempts.glob(f"{run.name}.a*")))
+    return run.rename(attempts / f"{run.name}.a{number}")
+
+
+def state_of(run: Path) -> str | None:
+    """State of a run by its manifest, ``interrupted`` without one, None where it never began."""
+    if not (run / "plan.json").is_file():
+        return "interrupted" if run.is_dir() else None
+    try:
+        state: str = json.loads((run / MANIFEST).read_text())["state"]
+    except (OSError, ValueError):
+        return "interrupted"
+    return state
+
+
+def seal(campaign: Path, state: str) -> None:
+    """Write the campaign's manifest: a checksum for each file that no run's manifest vouches for.
+
+    The runs' own manifests are among them, so that no record can be changed unseen.
+    """
+    vouched = {path.parent for path in campaign.rglob(MANIFEST) if path.parent != campaign}
+    checksums = {}
+    for path in sorted(campaign.rglob("*")):
+        name = path.relative_to(campaign)
+        own = path.name == MANIFEST and path.parent in vouched
+        if not path.is_file() or str(name) == MANIFEST or not belongs_to_records(name):
+            continue
+        if own or not any(parent in vouched for parent in path.parents):
+            checksums[str(name)] = sha256_file(path)
+    write_json(campaign / MANIFEST, {"state": state, "checksums": checksums})
+
+
 class RunFolder:
     """One run's folder while it is being written.
 
     Records go to their stream at once, a line each, so that whatever kills the orchestrator
     loses at most the record in flight. Leaving the context closes the streams; only
-    :meth:`finish` makes the run complete.
+    :meth:`finish` makes the run complete. TestbedError where the disk takes no more.
     """
 
     def __init__(self, path: Path) -> None:
-        path.mkdir(parents=True)
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise cannot_write(path, error) from error
         self.path = path
         self.counts = dict.fromkeys(STREAMS, 0)
         self._lock = threading.Lock()
@@ -66,7 +144,10 @@ class RunFolder:
         line = json.dumps(record, separators=(",", ":")) + "\n"
         with self._lock:
             if (target := self._streams.get(stream)) is not None:
-                target.write(line)
+                try:
+                    target.write(line)
+                except OSError as error:
+                    raise cannot_write(Path(target.name), error) from error
                 self.counts[stream] += 1
 
     def write(self, name: str, document: dict[str, Any]) -> None:
@@ -77,7 +158,9 @@ class RunFolder:
         """Close the streams; later records are not this run's."""
         with self._lock:
             while self._streams:
-                self._streams.popitem()[1].close()
+                # What a full disk refused was told by append; closing tries it once more.
+                with suppress(OSError):
+                    self._streams.popitem()[1].close()
 
     def finish(self, manifest: dict[str, Any]) -> dict[str, Any]:
         """Close, checksum every file and write the manifest, last and atomically."""
@@ -88,5 +171,5 @@ class RunFolder:
             if file.is_file()
         }
         manifest = {**manifest, "counts": self.counts, "checksums": checksums}
-        self.write("manifest.json", manifest)
+        self.write(MANIFEST, manifest)
         return manifest

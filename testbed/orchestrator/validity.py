@@ -1,8 +1,10 @@
-"""Whether a finished run can be trusted, from what its roles reported. Pure."""
+"""Whether a finished run can be trusted, from what its roles and hosts reported. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 # A change that comes later than this share of a step is not the trace any more.
@@ -10,25 +12,116 @@ LATE_SHARE_OF_STEP = 0.10
 # Beyond this share of time stolen by neighbours, latencies say more about them than about us.
 STEAL_SHARE = 0.05
 NOT_OK_SHARE = 0.01
+# A clock that moves this much between the start and the end of a run runs otherwise.
+FREQUENCY_SHARE = 0.10
+# Beyond this, device and router cannot be set on one axis of 100 ms steps.
+CLOCK_BOUND_NS = 5_000_000
+# Heads this far from the profile make every prediction wrong by about as much.
+STALE_SHARE = 0.25
+_STALE_QUERIES = 8  # fewer tell nothing about a median
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """``valid`` or ``degraded`` with a one-line reason for each doubt.
+
+    Attributes:
+        disturbed: whether something from outside did it, so that a repetition may be better.
+    """
+
+    validity: str
+    reasons: tuple[str, ...]
+    disturbed: bool
 
 
 def judge(
-    done: Mapping[str, Any], step_ns: int, link_roles: Iterable[str], not_ok: int
-) -> tuple[str, list[str]]:
-    """``valid`` or ``degraded`` with a one-line reason for each doubt."""
-    reasons = []
+    done: Mapping[str, Any],
+    step_ns: int,
+    link_roles: Iterable[str],
+    not_ok: int,
+    *,
+    hosts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
+    clock_bounds_ns: Mapping[str, int] | None = None,
+    heads_ns: Mapping[str, Sequence[int]] | None = None,
+    profile: Mapping[str, Any] | None = None,
+) -> Judgement:
+    """What speaks against a run.
+
+    Args:
+        done: each role's last message.
+        step_ns: of the link's schedule.
+        link_roles: names of the link roles in ``done``.
+        not_ok: measured queries that fell back or failed.
+        hosts: each host's environment before and after.
+        clock_bounds_ns: how far off each host's clock offset may be.
+        heads_ns: head durations measured in the run, by split.
+        profile: what the policies were told.
+    """
+    outside = [
+        *_late(done, step_ns, link_roles),
+        *_steal(done.get("device", {})),
+        *(reason for name, pair in (hosts or {}).items() for reason in _drift(name, *pair)),
+        *_clocks(clock_bounds_ns or {}),
+    ]
+    device = done.get("device", {})
+    queries = device.get("queries", 0)
+    inside = list(_stale(heads_ns or {}, profile))
+    if not_ok > NOT_OK_SHARE * queries:
+        inside.append(f"device: {not_ok} of {queries} queries fell back to the device or failed")
+    if device.get("policy_fault"):
+        inside.append(f"policy: fell back to local after an error: {device['policy_fault']}")
+    reasons = (*outside, *inside)
+    return Judgement("degraded" if reasons else "valid", reasons, bool(outside))
+
+
+def _late(done: Mapping[str, Any], step_ns: int, link_roles: Iterable[str]) -> Iterator[str]:
     for role in link_roles:
         late_ns = done.get(role, {}).get("late_p99_ns") or 0
         if late_ns > LATE_SHARE_OF_STEP * step_ns:
-            reasons.append(
+            yield (
                 f"{role}: rate changes came up to {late_ns / 1e6:.1f} ms late (p99), more than "
                 f"{LATE_SHARE_OF_STEP:.0%} of a {step_ns / 1e6:.0f} ms step"
             )
-    device = done.get("device", {})
+
+
+def _steal(device: Mapping[str, Any]) -> Iterator[str]:
     steal = device.get("steal_share") or 0.0
     if steal > STEAL_SHARE:
-        reasons.append(f"device: neighbours took {steal:.1%} of CPU time (bound {STEAL_SHARE:.0%})")
-    queries = device.get("queries", 0)
-    if not_ok > NOT_OK_SHARE * queries:
-        reasons.append(f"device: {not_ok} of {queries} queries fell back to the device or failed")
-    return ("degraded" if reasons else "valid"), reasons
+        yield f"device: neighbours took {steal:.1%} of CPU time (bound {STEAL_SHARE:.0%})"
+
+
+def _drift(host: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    first, last = before.get("frequency_hz"), after.get("frequency_hz")
+    if first and last and abs(last / first - 1) > FREQUENCY_SHARE:
+        yield (
+            f"{host}: the CPU went from {first / 1e9:.2f} to {last / 1e9:.2f} GHz; "
+            "set the governor to performance, or cool it"
+        )
+    if before.get("governor") != after.get("governor"):
+        yield f"{host}: the governor went from {before['governor']} to {after['governor']}"
+    if before.get("boot_id") != after.get("boot_id"):
+        yield f"{host}: was restarted during the run"
+
+
+def _clocks(bounds_ns: Mapping[str, int]) -> Iterator[str]:
+    for host, bound_ns in bounds_ns.items():
+        if bound_ns > CLOCK_BOUND_NS:
+            yield (
+                f"{host}: its clock is known to {bound_ns / 1e6:.1f} ms only "
+                f"(bound {CLOCK_BOUND_NS / 1e6:.0f} ms)"
+            )
+
+
+def _stale(
+    heads_ns: Mapping[str, Sequence[int]], profile: Mapping[str, Any] | None
+) -> Iterator[str]:
+    for split, measured in heads_ns.items():
+        told_ns = (profile or {}).get("candidates", {}).get(split, {}).get("head_ns", 0)
+        if len(measured) < _STALE_QUERIES or told_ns < 1_000_000:
+            continue
+        off = median(measured) / told_ns - 1
+        if abs(off) > STALE_SHARE:
+            yield (
+                f"profile: stale for {split}: heads take {abs(off):.0%} "
+                f"{'more' if off > 0 else 'less'} than it says; profile again"
+            )

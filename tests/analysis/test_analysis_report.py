@@ -33,7 +33,7 @@ def _doubts(root: Path) -> str:
     data = load_dataset(root)
     queries = with_floor(data)
     transfers = metrics.transfers(queries, data.base_network_ns).assign(link="wander")
-    return " ".join(doubts(data, queries, transfers))
+    return " ".join(doubt.text for doubt in doubts(data, queries, transfers))
 
 
 def _hashes(folder: Path) -> dict[str, str]:

@@ -67,8 +67,10 @@ def finished(tmp_path_factory) -> Iterator[dict]:
     experiment = write_experiment(folder, "1s")
     process = command("run", str(experiment), "--results", str(folder / "results"), "--json")
     out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
-    yield json.loads(out)
+    document = json.loads(out)
+    assert process.returncode == (0 if document["verdict"]["trusted"] else 1), err
+    assert not document["failure"]
+    yield document
     assert lab.status() == []
 
 

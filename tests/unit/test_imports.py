@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 HEAVY = {
     "numpy", "pandas", "matplotlib", "scipy", "jinja2", "paramiko", "pyroute2", "torch",
-    "torchvision", "timm", "yaml", "pydantic", "rich", "PIL", "zstandard", "lz4",
+    "torchvision", "timm", "yaml", "pydantic", "rich", "pyarrow", "PIL", "zstandard", "lz4",
 }  # fmt: skip
 ROOMS = {"config", "traces", "model", "policy", "link", "worker", "hosts", "lab", "orchestrator"}
 
@@ -22,13 +22,13 @@ ALLOWED = {
     "testbed/policy": set(),
     "testbed/link": {"pyroute2"},
     "testbed/worker": {"torch"},
-    "testbed/model": {"torch", "torchvision"},
+    "testbed/model": {"torch", "torchvision", "timm"},
     "testbed/hosts": {"paramiko"},
     "testbed/lab": {"pyroute2"},
     "testbed/orchestrator": set(),
     "testbed/cli": {"rich"},
     "testbed/progress.py": {"rich"},
-    "analysis": {"numpy", "pandas", "matplotlib", "scipy", "jinja2"},
+    "analysis": {"numpy", "pandas", "matplotlib", "scipy", "jinja2", "pyarrow"},
 }
 # Room → testbed rooms it must not know.
 FORBIDDEN_ROOMS = {

@@ -9,7 +9,7 @@ import pytest
 from testbed.errors import TestbedError, UserError
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.store import RunFolder, new_campaign, newest_campaign
-from testbed.orchestrator.validity import judge
+from testbed.orchestrator.validity import Judgement, judge
 from testbed.records import sha256_file
 
 
@@ -90,9 +90,10 @@ def test_profile_names_a_candidate_that_failed() -> None:
     ],
 )
 def test_a_doubt_is_told_with_its_reason(done, not_ok, told) -> None:
-    validity, reasons = judge(done, 100_000_000, ["link"], not_ok)
-    assert validity == "degraded"
-    assert told in reasons[0]
+    found = judge(done, 100_000_000, ["link"], not_ok)
+    assert found.validity == "degraded"
+    assert told in found.reasons[0]
+    assert found.disturbed == (not_ok == 0)
 
 
 def test_a_quiet_run_is_valid() -> None:
@@ -100,4 +101,26 @@ def test_a_quiet_run_is_valid() -> None:
         "link": {"late_p99_ns": 1_000_000},
         "device": {"steal_share": 0.01, "queries": 100},
     }
-    assert judge(done, 100_000_000, ["link"], 1) == ("valid", [])
+    assert judge(done, 100_000_000, ["link"], 1) == Judgement("valid", (), False)
+
+
+@pytest.mark.parametrize(
+    ("facts", "told"),
+    [
+        ({"hosts": {"d": ({"frequency_hz": 2e9}, {"frequency_hz": 1.5e9})}}, "2.00 to 1.50 GHz"),
+        ({"hosts": {"d": ({"governor": "performance"}, {"governor": "powersave"})}}, "powersave"),
+        ({"clock_bounds_ns": {"d": 9_000_000}}, "known to 9.0 ms only"),
+        (
+            {
+                "heads_ns": {"3": [20_000_000] * 8},
+                "profile": {"candidates": {"3": {"head_ns": 10_000_000}}},
+            },
+            "stale for 3: heads take 100% more",
+        ),
+    ],
+)
+def test_drift_of_hosts_clocks_and_profile_is_told(facts, told) -> None:
+    found = judge({}, 100_000_000, [], 0, **facts)
+    assert found.validity == "degraded"
+    assert told in found.reasons[0]
+    assert judge({}, 100_000_000, [], 0, hosts={"d": ({"a": 1}, {"a": 2})}).reasons == ()

@@ -1,0 +1,183 @@
+"""Whether a campaign's folder is whole and as it was written: checksums, schemas, counts, times."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from analysis.documents import Document, read_document
+from analysis.streams import parse_stream, schema
+from testbed.errors import UserError
+from testbed.records import MANIFEST, STREAMS, belongs_to_records, sha256_file
+
+_RECORDS = {
+    "queries": schema(text="run_id kind status", whole="query t_due_ns t_start_ns e2e_ns"),
+    "link": schema(text="direction", whole="t_planned_ns t_applied_ns t_ns"),
+    "load": schema(whole="t_ns"),
+    "server": schema(text="event", whole="t_ns"),
+}
+
+
+@dataclass
+class Audit:
+    """What was looked at and what is wrong with it; no fault means that the folder is whole."""
+
+    folder: str
+    runs: int = 0
+    records: int = 0
+    bytes: int = 0
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def audit(folder: Path) -> Audit:
+    """Check a campaign's folder, or one run's; reads every record, writes nothing.
+
+    Raises UserError for a folder that is neither, and for records of a newer release.
+    """
+    found = Audit(str(folder))
+    if (folder / "plan.json").is_file():
+        _audit_run(folder, folder.name, found)
+        return found
+    if not (folder / "campaign.json").is_file():
+        raise UserError(
+            f"{folder}: expected a campaign folder (campaign.json) or a run folder (plan.json), "
+            "found neither; give the folder that the run printed"
+        )
+    runs = [path.parent for path in sorted(folder.rglob("plan.json"))]
+    _audit_campaign(folder, runs, found)
+    for run in runs:
+        _audit_run(run, str(run.relative_to(folder)), found)
+    return found
+
+
+def _audit_campaign(folder: Path, runs: list[Path], found: Audit) -> None:
+    campaign = read_document(folder / "campaign.json")
+    if campaign["state"] != "complete":
+        found.notes.append(f"campaign.json: the campaign is {campaign['state']}")
+    begun = {run.name for run in runs if run.parent == folder}
+    for run in campaign["runs"]:
+        if run["state"] is not None and run["run_id"] not in begun:
+            found.faults.append(f"{run['run_id']}: campaign.json says {run['state']}, no folder")
+        elif run["state"] != "complete":
+            found.notes.append(f"{run['run_id']}: {run['state'] or 'not begun'}")
+    if not (folder / MANIFEST).is_file():
+        found.faults.append(
+            f"{MANIFEST} is missing: the campaign is running or was killed, or the file was taken "
+            "away, and nothing vouches for the campaign's own files; "
+            "go on with: testbed run --resume FOLDER"
+        )
+        return
+    checksums = read_document(folder / MANIFEST)["checksums"]
+    vouched = {Path(name) for name in checksums}
+    for name, digest in checksums.items():
+        _check(folder / name, name, digest, found)
+    covered = {Path(name).parent for name in checksums if name.endswith(f"/{MANIFEST}")}
+    for path in _files(folder):
+        name = path.relative_to(folder)
+        inside = any(parent in covered for parent in name.parents)
+        if name not in vouched and not inside and belongs_to_records(name):
+            found.faults.append(f"{name}: not written by the campaign")
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _check(path: Path, name: str, digest: str, found: Audit) -> None:
+    if not path.is_file():
+        found.faults.append(f"{name}: missing")
+    elif sha256_file(path) != digest:
+        found.faults.append(f"{name}: changed since it was written")
+    if path.is_file():
+        found.bytes += path.stat().st_size
+
+
+def _audit_run(folder: Path, name: str, found: Audit) -> None:
+    found.runs += 1
+    read_document(folder / "plan.json")
+    manifest: Document = {}
+    if (folder / MANIFEST).is_file():
+        manifest = read_document(folder / MANIFEST)
+    else:
+        found.notes.append(f"{name}: no manifest, so it was cut short")
+    checksums: dict[str, str] = manifest.get("checksums", {})
+    streams = {f"{stream}.jsonl": stream for stream in STREAMS}
+    for file, digest in checksums.items():
+        if file not in streams:
+            _check(folder / file, f"{name}/{file}", digest, found)
+        elif not (folder / file).is_file():
+            found.faults.append(f"{name}/{file}: missing")
+    if manifest:
+        extra = {str(p.relative_to(folder)) for p in _files(folder)} - {*checksums, MANIFEST}
+        found.faults += [f"{name}/{file}: not written by the run" for file in sorted(extra)]
+    for path in _files(folder):
+        if path.suffix == ".json":
+            read_document(path)
+    with ThreadPoolExecutor(1) as pool:
+        for file, stream in streams.items():
+            if (folder / file).is_file():
+                _audit_stream(pool, folder / file, f"{name}/{file}", stream, manifest, found)
+
+
+def _audit_stream(
+    pool: ThreadPoolExecutor, path: Path, name: str, stream: str, manifest: Document, found: Audit
+) -> None:
+    lines = path.read_bytes()
+    found.bytes += len(lines)
+    # Hashing leaves the interpreter free, so it runs beside the parsing.
+    digest = pool.submit(lambda: hashlib.sha256(lines).hexdigest())
+    try:
+        table, lost = parse_stream(path, lines, _RECORDS[stream])
+    except UserError as error:
+        found.faults.append(str(error))
+        return
+    finally:
+        wanted = manifest.get("checksums", {}).get(path.name)
+        if wanted is not None and digest.result() != wanted:
+            found.faults.append(f"{name}: changed since it was written")
+    found.records += len(table)
+    if lost:
+        (found.faults if manifest else found.notes).append(f"{name}: the last line is cut")
+    told = manifest.get("counts", {}).get(stream)
+    if told is not None and told != len(table):
+        found.faults.append(f"{name}: {told} records by the manifest, {len(table)} in the file")
+    checks = _query_faults(table, manifest) if stream == "queries" else _time_faults(stream, table)
+    found.faults += [f"{name}: {fault}" for fault in checks]
+
+
+def _query_faults(table: pa.Table, manifest: Document) -> Iterator[str]:
+    for column in _RECORDS["queries"].names:
+        if table[column].null_count:
+            yield f"{table[column].null_count} records without {column}"
+            return
+    numbers = np.sort(table["query"].to_numpy())
+    if not np.array_equal(numbers, np.arange(len(numbers))):
+        yield "queries are missing or double: expected each number once from 0 on"
+    measured = table.filter(pc.equal(table["kind"], "measured"))
+    due = manifest.get("device", {}).get("queries")
+    if due is not None and due != len(measured):
+        yield f"{due} queries were due, {len(measured)} are recorded"
+    order = np.argsort(measured["query"].to_numpy())
+    if (np.diff(measured["t_due_ns"].to_numpy()[order]) < 0).any():
+        yield "t_due_ns goes back in time"
+    if (measured["e2e_ns"].to_numpy() < 0).any():
+        yield "e2e_ns: negative durations"
+
+
+def _time_faults(stream: str, table: pa.Table) -> Iterator[str]:
+    if stream != "link":
+        groups = [("t_ns", table)]
+    else:
+        sides = [table.filter(pc.equal(table["direction"], s)) for s in ("uplink", "downlink")]
+        groups = [(column, side) for side in sides for column in ("t_planned_ns", "t_applied_ns")]
+    for column, rows in groups:
+        if (np.diff(rows[column].drop_null().to_numpy()) < 0).any():
+            yield f"{column} goes back in time"

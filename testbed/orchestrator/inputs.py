@@ -1,0 +1,109 @@
+"""What a campaign was made from, kept in its folder, so that it can be run again from there."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import Any
+
+from testbed import __version__
+from testbed.config import Experiment
+from testbed.errors import UserError
+from testbed.orchestrator.plan import DIRECTIONS
+from testbed.records import SCHEMA_VERSION, write_json
+from testbed.traces.canonical import save_trace
+from testbed.traces.trace import BandwidthTrace
+
+RESOLVED = "experiment.resolved.json"
+_GIT_TIMEOUT_S = 10.0
+
+
+def keep(folder: Path, experiment: Experiment, traces: Mapping[str, BandwidthTrace]) -> None:
+    """Write the resolved experiment, and each of its traces under ``traces/``."""
+    own = folder / "traces"
+    kept = {}
+    for number, (path, trace) in enumerate(traces.items()):
+        if Path(path).parent == own.resolve():  # a campaign that goes on
+            kept[path] = f"traces/{Path(path).name}"
+            continue
+        own.mkdir(exist_ok=True)
+        kept[path] = f"traces/{number}.{Path(path).stem}.csv"
+        save_trace(trace, folder / kept[path])
+    document = {"experiment": experiment.model_dump(mode="json"), "traces": kept}
+    write_json(folder / RESOLVED, document)
+
+
+def kept(folder: Path) -> Experiment:
+    """The experiment that a campaign ran, its traces from the campaign's own folder.
+
+    Raises UserError for a folder that keeps none, and for one of a newer release.
+    """
+    document = read_kept(folder / RESOLVED)
+    try:
+        experiment = Experiment.model_validate(document["experiment"])
+    except ValueError as error:  # pydantic's error is one
+        raise UserError(
+            f"{folder / RESOLVED}: not this release's experiment: {' '.join(str(error).split())}"
+        ) from error
+    traces = document.get("traces", {})
+    links = {}
+    for name, link in experiment.links.items():
+        sides = {side: getattr(link, side) for side in DIRECTIONS}
+        for side, spec in sides.items():
+            if spec.trace is not None and str(spec.trace) in traces:
+                own = (folder / traces[str(spec.trace)]).resolve()
+                sides[side] = spec.model_copy(update={"trace": own})
+        links[name] = link.model_copy(update=sides)
+    return experiment.model_copy(update={"links": links})
+
+
+def read_kept(path: Path) -> dict[str, Any]:
+    """One of a campaign's own documents; UserError where it is missing or newer."""
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: cannot be read: {error}; give the folder of a campaign of this testbed"
+        ) from error
+    if document.get("schema_version", 0) > SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version: this release reads up to {SCHEMA_VERSION}, got "
+            f"{document['schema_version']}; use the release that wrote it, or a newer one"
+        )
+    return dict(document)
+
+
+def orchestrator_environment() -> dict[str, Any]:
+    """The orchestrator itself: Python, packages, and the source's revision."""
+    installed = {d.metadata["Name"]: d.version for d in distributions()}
+    return {
+        "hostname": platform.node(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "testbed": __version__,
+        "source": source_revision(),
+        "packages": dict(sorted(installed.items(), key=lambda pair: pair[0].lower())),
+    }
+
+
+def source_revision() -> dict[str, Any]:
+    """The commit of the testbed's source and whether it was changed; None outside a checkout."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str | None:
+        argv = ["git", "-C", str(root), *arguments]
+        try:
+            done = subprocess.run(argv, capture_output=True, text=True, timeout=_GIT_TIMEOUT_S)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    if top is None or Path(top) != root:
+        return {"revision": None, "dirty": None}
+    return {"revision": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
