@@ -1,168 +1,27 @@
-"""Bandwidth traces on disk: the testbed's own CSV, and mahimahi's opportunity lists."""
+"""The trace files that an experiment may name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import NoReturn
 
 from testbed.errors import UserError
-from testbed.traces.trace import SECOND_NS, BandwidthTrace
+from testbed.traces.importers import import_trace
+from testbed.traces.importers.source import Request
+from testbed.traces.trace import BandwidthTrace
 
-_MS_NS = 10**6
-_RATE_COLUMNS = ("up_bps", "down_bps")
-_OPPORTUNITY_BITS = 1500 * 8  # mahimahi: one line delivers one packet of the MTU
-_MAHIMAHI_BIN_MS = 20
-_MAX_S = 10**7  # four months: more is a wrong unit (a trace in ms, or unix times)
+_BY_SUFFIX = {".csv": "testbed", ".up": "mahimahi", ".down": "mahimahi"}
 
 
 def load_trace(path: Path) -> BandwidthTrace:
     """Read ``*.csv`` (the testbed's own) or mahimahi's ``*.up`` and ``*.down``.
 
+    Every other format needs a word on direction, gaps or runs, and is converted first.
     Raises UserError naming file, line, and what was expected there.
     """
-    readers = {".csv": _read_csv, ".up": _read_mahimahi, ".down": _read_mahimahi}
-    reader = readers.get(path.suffix)
-    if reader is None:
+    name = _BY_SUFFIX.get(path.suffix)
+    if name is None:
         raise UserError(
             f"{path}: expected a trace named *.csv (t_s,up_bps,down_bps), or *.up or *.down "
-            f"(mahimahi), got {path.suffix or 'no extension'}; rename or convert it"
+            f"(mahimahi), got {path.suffix or 'no extension'}; see testbed trace convert"
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: expected text in UTF-8, got other bytes") from error
-    return reader(path, text.splitlines())
-
-
-def save_trace(trace: BandwidthTrace, path: Path) -> None:
-    """Write the testbed's own CSV, with an end marker; :func:`load_trace` reads it back equal."""
-    if path.suffix != ".csv":
-        raise UserError(f"{path}: expected a name ending in .csv, got {path.name}")
-    columns = [c for c in _RATE_COLUMNS if getattr(trace, c) is not None]
-    rows = zip(trace.t_ns, *(getattr(trace, column) for column in columns), strict=True)
-    lines = [
-        f"# source: {trace.source}",
-        ",".join(("t_s", *columns)),
-        *(",".join((_seconds(t_ns), *map(str, rates))) for t_ns, *rates in rows),
-        _seconds(trace.duration_ns) + "," * len(columns),
-    ]
-    try:
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _seconds(t_ns: int) -> str:
-    return f"{t_ns // SECOND_NS}.{t_ns % SECOND_NS:09d}".rstrip("0").rstrip(".")
-
-
-def _refuse(path: Path, line: int, expected: str, actual: str) -> NoReturn:
-    raise UserError(f"{path}:{line}: expected {expected}, got {actual!r}")
-
-
-def _read_csv(path: Path, lines: list[str]) -> BandwidthTrace:
-    source = path.name
-    rows: list[tuple[int, list[str]]] = []
-    for number, line in enumerate(lines, start=1):
-        if line.startswith("#"):
-            key, _, value = line[1:].partition(":")
-            source = value.strip() if key.strip() == "source" else source
-        elif line.strip():
-            rows.append((number, [cell.strip() for cell in line.split(",")]))
-    columns = _columns(path, rows)
-    times, rates = _cells(path, rows[1:], len(columns))
-    if len(rates) == len(times):  # no end marker: the last step lasts as long as the one before
-        if len(times) < 2:
-            raise UserError(
-                f"{path}:{rows[-1][0]}: expected at least two rows, or an end marker (a time with "
-                "empty rates) that says how long the rate holds"
-            )
-        times.append(2 * times[-1] - times[-2])
-    by_column = dict(zip(columns, zip(*rates, strict=True), strict=True))
-    return BandwidthTrace(
-        tuple(times[:-1]), by_column.get("up_bps"), by_column.get("down_bps"), times[-1], source
-    )
-
-
-def _columns(path: Path, rows: list[tuple[int, list[str]]]) -> list[str]:
-    number, header = rows[0] if rows else (1, [""])
-    columns = header[1:]
-    if header[0] != "t_s" or not columns or not set(columns) <= set(_RATE_COLUMNS):
-        _refuse(path, number, "the header t_s,up_bps,down_bps (or one rate)", ",".join(header))
-    if len(set(columns)) != len(columns):
-        _refuse(path, number, "each rate once", ",".join(header))
-    if len(rows) == 1:
-        _refuse(path, number + 1, "a row of numbers", "the end of the file")
-    return columns
-
-
-def _cells(
-    path: Path, rows: list[tuple[int, list[str]]], width: int
-) -> tuple[list[int], list[list[int]]]:
-    """Times in ns and rates of each row; an end marker gives a time without rates."""
-    times: list[int] = []
-    rates: list[list[int]] = []
-    for index, (number, cells) in enumerate(rows):
-        if len(cells) != width + 1:
-            _refuse(path, number, f"{width + 1} values", ",".join(cells))
-        seconds = _number(path, number, cells[0])
-        t_ns = round(seconds * SECOND_NS)
-        if seconds > _MAX_S or (t_ns <= times[-1] if times else t_ns != 0):
-            expected = f"a time in s after {_seconds(times[-1])}" if times else "the first time 0"
-            _refuse(path, number, expected, cells[0])
-        times.append(t_ns)
-        if any(cells[1:]) or not 0 < index == len(rows) - 1:
-            rates.append([round(_number(path, number, cell)) for cell in cells[1:]])
-    return times, rates
-
-
-def _number(path: Path, line: int, text: str) -> Decimal:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal(-1)
-    if not number.is_finite() or number < 0:
-        _refuse(path, line, "a number of 0 or more", text)
-    return number
-
-
-def _read_mahimahi(path: Path, lines: list[str]) -> BandwidthTrace:
-    """Opportunities in bins, bytes conserved; the loop period is the last timestamp."""
-    stamps_ms = list(_stamps(path, lines))
-    if not stamps_ms or stamps_ms[-1] == 0:
-        actual = "0" if stamps_ms else "an empty file"
-        _refuse(path, max(1, len(lines)), "a last timestamp after 0 ms", actual)
-    period_ms = stamps_ms[-1]
-    counts = [0] * -(-period_ms // _MAHIMAHI_BIN_MS)
-    for stamp_ms in stamps_ms:
-        # A bin holds the stamps after its start up to its end: the last stamp is in the period.
-        counts[max(0, stamp_ms - 1) // _MAHIMAHI_BIN_MS] += 1
-    starts_ms = range(0, period_ms, _MAHIMAHI_BIN_MS)
-    rates = tuple(_bin_rates(counts, starts_ms, period_ms))
-    up = path.suffix == ".up"
-    return BandwidthTrace(
-        t_ns=tuple(start_ms * _MS_NS for start_ms in starts_ms),
-        up_bps=rates if up else None,
-        down_bps=None if up else rates,
-        duration_ns=period_ms * _MS_NS,
-        source=path.name,
-    )
-
-
-def _bin_rates(counts: list[int], starts_ms: Iterable[int], period_ms: int) -> Iterator[int]:
-    for count, start_ms in zip(counts, starts_ms, strict=True):
-        width_ms = min(_MAHIMAHI_BIN_MS, period_ms - start_ms)
-        yield round(count * _OPPORTUNITY_BITS * 1000 / width_ms)
-
-
-def _stamps(path: Path, lines: list[str]) -> Iterator[int]:
-    before = 0
-    for number, line in enumerate(lines, start=1):
-        if not (line.isascii() and line.isdigit()) or not before <= int(line) <= _MAX_S * 1000:
-            _refuse(path, number, f"one whole number of ms, {before} or more", line)
-        before = int(line)
-        yield before
+    return import_trace(path, Request(format=name)).trace

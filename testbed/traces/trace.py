@@ -49,14 +49,20 @@ class BandwidthTrace:
                 return f"{name}: expected {len(self.t_ns)} rates of 0 or more, one a time"
         return None
 
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """Which of ``up`` and ``down`` were recorded."""
+        sides = (("up", self.up_bps), ("down", self.down_bps))
+        return tuple(name for name, rates in sides if rates is not None)
+
     def direction(self, name: str) -> tuple[int, ...]:
         """Rates of ``up`` or ``down``; raises UserError where the trace does not have it."""
         rates = {"up": self.up_bps, "down": self.down_bps}.get(name)
         if rates is None:
-            has = [n for n, r in (("up", self.up_bps), ("down", self.down_bps)) if r is not None]
             raise UserError(
-                f"trace {self.source}: no direction {name!r}; it has {' and '.join(has)}: "
-                f"say 'direction: {has[0]}' if that is what you mean, or use another trace"
+                f"trace {self.source}: no direction {name!r}; it has "
+                f"{' and '.join(self.directions)}: a link's 'direction: as-uplink' or "
+                "'as-downlink' takes the other one on purpose; or use another trace"
             )
         return rates
 
@@ -82,26 +88,53 @@ class BandwidthTrace:
         )
 
     def schedule(
-        self, direction: str, step_ns: int, *, end: End = "loop", floor_bps: int | None = None
+        self,
+        direction: str,
+        step_ns: int,
+        *,
+        end: End = "loop",
+        floor_bps: int | None = None,
+        outage: bool = False,
     ) -> Schedule:
         """One direction on a grid of ``step_ns``: bytes conserved, equal neighbours merged.
 
         Rates below ``floor_bps`` are raised to it, and how long is told in the schedule. By
         default the floor is one packet a step: HTB charges a packet in time at the old rate, so
         that a step up from a lower rate would come into force later than the step after it.
+
+        With ``outage``, whole steps without any capacity are told apart from the floor: what
+        applies the schedule stops the link in them, so that they do not count as floored.
         """
         rates = self.means(direction, step_ns)
         if floor_bps is None:
             floor_bps = -(-MTU_BYTES * 8 * SECOND_NS // step_ns)
         changes: list[tuple[int, int]] = []
+        outages: list[tuple[int, int]] = []
         floored_ns = 0
         for i, rate in enumerate(rates):
-            if rate < floor_bps:
-                floored_ns += min(step_ns, self.duration_ns - i * step_ns)
+            t_ns, width_ns = i * step_ns, min(step_ns, self.duration_ns - i * step_ns)
+            if outage and rate == 0 and (width_ns == step_ns or _touches(outages, t_ns)):
+                _lengthen(outages, t_ns, width_ns)
+            elif rate < floor_bps:
+                floored_ns += width_ns
             rate = max(rate, floor_bps)
             if not changes or changes[-1][1] != rate:
-                changes.append((i * step_ns, rate))
-        return Schedule(tuple(changes), self.duration_ns, end, floor_bps, floored_ns)
+                changes.append((t_ns, rate))
+        return Schedule(
+            tuple(changes), self.duration_ns, end, floor_bps, floored_ns, outages=tuple(outages)
+        )
+
+
+def _touches(outages: list[tuple[int, int]], t_ns: int) -> bool:
+    return bool(outages) and sum(outages[-1]) == t_ns
+
+
+def _lengthen(outages: list[tuple[int, int]], t_ns: int, length_ns: int) -> None:
+    """Add an outage, as one with the last where they touch."""
+    if _touches(outages, t_ns):
+        start_ns, before_ns = outages.pop()
+        t_ns, length_ns = start_ns, before_ns + length_ns
+    outages.append((t_ns, length_ns))
 
 
 @dataclass(frozen=True)
@@ -109,6 +142,8 @@ class Schedule:
     """Planned changes ``(t_ns, rate_bps)`` of one direction, the first at 0, and what comes after.
 
     ``floored_ns`` is how long the trace offered less than ``floor_bps`` and got ``floor_bps``.
+    ``outages`` are stretches ``(t_ns, length_ns)`` in which nothing may pass, whatever the rate
+    says. ``used_as`` tells that the trace was measured in the other direction.
     """
 
     changes: tuple[tuple[int, int], ...]
@@ -116,6 +151,8 @@ class Schedule:
     end: End
     floor_bps: int
     floored_ns: int
+    outages: tuple[tuple[int, int], ...] = ()
+    used_as: str | None = None
 
     @classmethod
     def constant(cls, rate_bps: int, end: End = "hold") -> Schedule:

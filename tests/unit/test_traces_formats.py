@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.errors import UserError
-from testbed.traces.formats import load_trace, save_trace
+from testbed.traces.canonical import save_trace
+from testbed.traces.formats import load_trace
 from testbed.traces.trace import BandwidthTrace
 
 S, MS = 10**9, 10**6
