@@ -22,10 +22,15 @@ class DataPath(Strict):
 
 
 class RouterPath(Strict):
-    """A router's two shaped interfaces."""
+    """A router's two shaped interfaces; in the virtual lab, which kernel it has.
 
-    to_device: str
-    to_server: str
+    ``kind``: ``namespace`` shares this machine's kernel, ``uml`` brings its own (user-mode
+    Linux), ``auto`` takes the first unless the links need netem and this kernel has none.
+    """
+
+    kind: Literal["auto", "namespace", "uml"] = "auto"
+    to_device: str = ""
+    to_server: str = ""
 
 
 class Jump(Strict):
@@ -98,6 +103,10 @@ class Inventory(Strict):
             raise ValueError(f"hosts.{name}.data: missing; give interface and address")
         if "link" in host.roles and host.router is None and host.data is None:
             raise ValueError(f"hosts.{name}.router: missing; give to_device and to_server")
+        if host.router and not (host.router.to_device and host.router.to_server):
+            raise ValueError(f"hosts.{name}.router: expected to_device and to_server, got one less")
+        if host.router and host.router.kind != "auto":
+            raise ValueError(f"hosts.{name}.router.kind: only in the virtual lab (lab: local)")
 
     def host_of(self, role: RoleName) -> str | None:
         """Name of the host that has the role, or None where no host has it."""

@@ -22,7 +22,10 @@ _HALF = ".tb-"  # a run directory not yet, or no longer, under its name
 
 @dataclass(frozen=True)
 class Entry:
-    """One host of a lab; ``sshd`` is the pid and start time (clock ticks) of its listener."""
+    """One host of a lab; ``sshd`` is the pid and start time (clock ticks) of its listener.
+
+    ``kernel`` is ``host``, or ``uml`` for a guest whose first process here is that pid.
+    """
 
     namespace: str
     link: str
@@ -31,6 +34,7 @@ class Entry:
     cgroups: tuple[str, ...]
     limit: str | None = None
     sshd: tuple[int, int] | None = None
+    kernel: str = "host"
 
 
 @dataclass(frozen=True)

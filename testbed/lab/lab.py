@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from testbed.config import Host, Inventory
 from testbed.config.inventory import DataPath, RouterPath
 from testbed.errors import HostError, UserError
-from testbed.lab import cgroup, journal, network, processes, sshd
+from testbed.lab import cgroup, journal, network, processes, sshd, uml
 from testbed.lab.journal import Entry, Journal
 from testbed.lab.layout import (
     DATA_LINK,
@@ -30,6 +30,7 @@ from testbed.lab.layout import (
 )
 from testbed.lab.sshd import Listener, Tools
 from testbed.lab.teardown import down
+from testbed.link.host import has_netem
 
 
 class Lab:
@@ -39,6 +40,7 @@ class Lab:
         inventory: the inventory given, with address, port, user, key, ``known_hosts``, python and
             data path of every host filled in.
         limits: host to the reason why it is not, or only partly, limited; None where it is.
+        router_kind: ``namespace``, ``uml``, or None for a lab without a router.
     """
 
     def __init__(self, lab: Journal, inventory: Inventory, listeners: list[Listener]) -> None:
@@ -46,23 +48,38 @@ class Lab:
         self.run_dir = lab.run_dir
         self.inventory = inventory
         self.limits = {host: entry.limit for host, entry in lab.hosts.items()}
+        kernels = {host: entry.kernel for host, entry in lab.hosts.items()}
+        router = next((h for h, spec in inventory.hosts.items() if spec.router), None)
+        self.router_kind = router and ("uml" if kernels[router] == "uml" else "namespace")
         self._journal = lab
         self._listeners = listeners
         self._up = True
 
     @classmethod
-    def up(cls, inventory: Inventory, *, lab_id: str | None = None) -> Lab:
+    def up(
+        cls,
+        inventory: Inventory,
+        *,
+        lab_id: str | None = None,
+        needs_netem: bool = False,
+        say: Callable[[str], None] = lambda line: None,
+    ) -> Lab:
         """Make a lab and wait until every sshd answers; leaves nothing behind if it fails.
+
+        ``needs_netem``: what a router of ``kind: auto`` goes by. ``say`` hears, in one line each,
+        what else than usual is made.
 
         Raises UserError for what the caller can mend (not root, no sshd, an inventory that fits
         no lab), HostError where an sshd does not come up.
         """
         lab_id = check_id(lab_id or secrets.token_hex(3))
         tools = _check(inventory)
+        wants_uml = _wants_uml(inventory, needs_netem, say)
         listeners: list[Listener] = []
         with ExitStack() as undo:
             with journal.locked():  # until the subnet chosen is seen to be in use
-                layout = plan_layout(lab_id, inventory, free_subnet(network.used_subnets()))
+                subnet = free_subnet(network.used_subnets())
+                layout = replace(plan_layout(lab_id, inventory, subnet), uml=wants_uml)
                 tree = cgroup.find_tree()
                 lab = _first_entry(layout, inventory, tree)
                 journal.create(lab)
@@ -79,6 +96,8 @@ class Lab:
         for a process that is gone or is not the host's.
         """
         entry = self._journal.hosts[host]
+        if entry.kernel == "uml":
+            return self.limits[host]  # its processes are its own kernel's
         own = processes.namespace_id(journal.NETNS_DIR / entry.namespace)
         for pid in pids:
             if processes.namespace_id(Path(f"/proc/{pid}/ns/net")) != own:
@@ -127,6 +146,7 @@ def _describe(lab: Journal) -> dict[str, Any]:
                     entry.sshd and processes.start_ticks(entry.sshd[0]) == entry.sshd[1]
                 ),
                 "limit": entry.limit,
+                "kernel": entry.kernel,
             }
             for host, entry in lab.hosts.items()
         },
@@ -144,6 +164,23 @@ def _check(inventory: Inventory) -> Tools:
     return sshd.find_tools()
 
 
+def _wants_uml(inventory: Inventory, needs_netem: bool, say: Callable[[str], None]) -> bool:
+    """Whether the router gets a kernel of its own; that kernel is there then."""
+    router = inventory.host_of("link")
+    if router is None or {"device", "server"} & set(inventory.hosts[router].roles):
+        return False
+    asked = inventory.hosts[router].router
+    kind = asked.kind if asked else "auto"
+    if kind == "namespace" or (kind == "auto" and (not needs_netem or has_netem())):
+        return False
+    uml.require(say)
+    say(
+        "lab: the router is a user-mode Linux guest, "
+        + ("as the inventory asks" if kind == "uml" else "since this kernel has no netem")
+    )
+    return True
+
+
 def _first_entry(layout: Layout, inventory: Inventory, tree: cgroup.Tree) -> Journal:
     """The journal as it stands before anything is made: all that may come to exist."""
     entries = {}
@@ -154,7 +191,14 @@ def _first_entry(layout: Layout, inventory: Inventory, tree: cgroup.Tree) -> Jou
         groups = tuple(map(str, tree.groups(seat.namespace))) if needs else ()
         limited |= needs
         address = str(seat.management.address.ip)
-        entries[seat.host] = Entry(seat.namespace, seat.outside_link, address, SSH_PORT, groups)
+        entries[seat.host] = Entry(
+            seat.namespace,
+            seat.outside_link,
+            address,
+            SSH_PORT,
+            groups,
+            kernel="uml" if layout.uml and seat.host == layout.router else "host",
+        )
     # What another lab switched on, the last lab to go switches off.
     others = {c for lab_id in journal.lab_ids() for c in journal.read(lab_id).controllers}
     controllers = others | set(tree.switched_off() if limited else ())
@@ -168,15 +212,21 @@ def _make(lab: Journal, layout: Layout, inventory: Inventory, tree: cgroup.Tree)
     for name, entry in lab.hosts.items():
         host = inventory.hosts[name]
         limit = cgroup.make(tree, entry.namespace, host.cpus, host.cpuset)
+        if entry.kernel == "uml" and (host.cpus or host.cpuset):
+            limit = "no limit: the router has a kernel of its own"
         entries[name] = replace(entry, limit=limit)
     return replace(lab, hosts=entries)
 
 
 def _start(lab: Journal, layout: Layout, tools: Tools, listeners: list[Listener]) -> Journal:
-    sshd.make_files(tools, lab.run_dir, layout.seats)
+    guests = {host: uml.SSE_ONLY for host, entry in lab.hosts.items() if entry.kernel == "uml"}
+    sshd.make_files(tools, lab.run_dir, layout.seats, guests)
     entries = {}
     for seat in layout.seats:
-        listeners.append(sshd.start(tools, lab.run_dir, seat))
+        if lab.hosts[seat.host].kernel == "uml":
+            listeners.append(uml.start(tools, layout, seat, lab.run_dir))
+        else:
+            listeners.append(sshd.start(tools, lab.run_dir, seat))
         pid = listeners[-1].process.pid
         started = processes.start_ticks(pid)
         known = None if started is None else (pid, started)  # None: it has ended already
@@ -210,7 +260,8 @@ def _filled(inventory: Inventory, layout: Layout, run_dir: Path) -> Inventory:
             "python": sys.executable,
         }
         if seat.host == layout.router:
-            place["router"] = RouterPath(to_device=TO_DEVICE, to_server=TO_SERVER)
+            kind: Literal["namespace", "uml"] = "uml" if layout.uml else "namespace"
+            place["router"] = RouterPath(kind=kind, to_device=TO_DEVICE, to_server=TO_SERVER)
         else:
             port = host.data.port if host.data else 0
             address = layout.data(seat.host)

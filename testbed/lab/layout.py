@@ -55,7 +55,10 @@ class Route:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole lab; ``router`` is the router's host name, or None where there is no such host."""
+    """A whole lab; ``router`` is the router's host name, or None where there is no such host.
+
+    ``uml``: the router is a guest with a kernel of its own (user-mode Linux).
+    """
 
     lab_id: str
     subnet: IPv4Network
@@ -65,6 +68,7 @@ class Layout:
     seats: tuple[Seat, ...]
     segments: tuple[tuple[End, End], ...]
     routes: tuple[Route, ...]
+    uml: bool = False
 
     def data(self, host: str) -> IPv4Address:
         """The address of the device's or the server's end of the data path."""

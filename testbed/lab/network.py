@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import IPv4Interface, IPv4Network
@@ -34,6 +34,7 @@ _SYSCTLS = {
     "ipv6/conf/all/disable_ipv6": "1",
     "ipv6/conf/default/disable_ipv6": "1",
 }
+ROUTER_SYSCTLS = {**_SYSCTLS, "ipv4/ip_forward": "1"}
 
 
 def in_namespace(name: str, work: Callable[[], Result]) -> Result:
@@ -68,14 +69,16 @@ def used_subnets() -> list[IPv4Network]:
 
 def build(layout: Layout) -> None:
     """Make the whole network of a layout: links up, addresses set, the router forwarding."""
-    router = next((seat.namespace for seat in layout.seats if seat.host == layout.router), None)
     for seat in layout.seats:
         create(seat.namespace)
-        in_namespace(seat.namespace, partial(_settle, seat.namespace == router))
+        forwarding = seat.host == layout.router and not layout.uml
+        in_namespace(seat.namespace, partial(_settle, forwarding))
     with IPRoute() as ip:
         for seat in layout.seats:
             _join(ip, seat.outside_link, seat.management)
             _bring_up(ip, seat.outside_link, seat.outside)
+        if layout.uml:
+            _plain_checksums(seat.outside_link for seat in layout.seats)
     for left, right in layout.segments:
         in_namespace(left.namespace, partial(_segment, left, right))
     for seat in layout.seats:
@@ -145,7 +148,7 @@ def _await_refusal(layout: Layout, server: tuple[str, int]) -> None:
 
 def _settle(forwarding: bool) -> None:
     """Before any link is made: its settings are copied from these."""
-    settings = {**_SYSCTLS, "ipv4/ip_forward": "1" if forwarding else "0"}
+    settings = {**ROUTER_SYSCTLS, "ipv4/ip_forward": "1" if forwarding else "0"}
     for key, value in settings.items():
         path = Path("/proc/sys/net", key)
         if path.exists():  # a kernel without IPv6 has none to switch off
@@ -163,18 +166,33 @@ def _segment(left: End, right: End) -> None:
         _join(ip, left.link, right)
 
 
+def ends_of(layout: Layout, seat: Seat) -> tuple[End, ...]:
+    """The links of a host: management first, then its ends of the data path."""
+    data = (end for pair in layout.segments for end in pair if end.namespace == seat.namespace)
+    return (seat.management, *data)
+
+
+def _plain_checksums(links: Iterable[str]) -> None:
+    """A guest's tap carries packets as bytes: nobody behind it finishes a checksum."""
+    for link in links:
+        offload.set_features(link, {"tx-checksum-ip-generic": False})
+
+
 def _configure(layout: Layout, seat: Seat) -> None:
     name = seat.namespace
+    ends = ends_of(layout, seat)
     with IPRoute() as ip:
         ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
-        for end in (seat.management, *(end for pair in layout.segments for end in pair)):
-            if end.namespace == name:
-                _bring_up(ip, end.link, end.address)
-        for end in (end for pair in layout.segments for end in pair):
-            if end.namespace == name:
-                # A wire carries packets of one MTU. A veth would pass on what TCP made for a
-                # segmenting card, 64 kB at a time, and a shaper lets each through as one packet.
-                offload.turn_off(end.link, offload.read_offloads(end.link))
+        for end in ends[1:]:
+            # A wire carries packets of one MTU. A veth would pass on what TCP made for a
+            # segmenting card, 64 kB at a time, and a shaper lets each through as one packet.
+            offload.turn_off(end.link, offload.read_offloads(end.link))
+        if layout.uml:
+            _plain_checksums(end.link for end in ends)
+            if seat.host == layout.router:  # its guest has the addresses
+                return
+        for end in ends:
+            _bring_up(ip, end.link, end.address)
         for route in layout.routes:
             if route.namespace == name:
                 ip.route("add", dst=str(route.to), gateway=str(route.via))

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ PrintMotd no
 PermitUserRC no
 MaxSessions 64
 Subsystem sftp internal-sftp
-SetEnv HOME={home}
+SetEnv {settings}
 """
 
 
@@ -57,6 +58,7 @@ class Listener:
     seat: Seat
     process: subprocess.Popen[bytes]
     log: Path
+    patience_s: float = _READY_S
 
 
 def find_tools() -> Tools:
@@ -70,8 +72,13 @@ def find_tools() -> Tools:
     return Tools(sshd, keygen)
 
 
-def make_files(tools: Tools, run_dir: Path, seats: tuple[Seat, ...]) -> None:
-    """Write fresh keys, ``authorized_keys``, ``known_hosts`` and each host's configuration."""
+def make_files(
+    tools: Tools, run_dir: Path, seats: tuple[Seat, ...], settings: Mapping[str, Mapping[str, str]]
+) -> None:
+    """Write fresh keys, ``authorized_keys``, ``known_hosts`` and each host's configuration.
+
+    ``settings``: host to what its sessions find in their environment beside HOME.
+    """
     _keygen(tools, run_dir / "client_key")
     shutil.copy(run_dir / "client_key.pub", run_dir / "authorized_keys")
     pam = "yes" if root_is_locked(Path("/etc/shadow")) else "no"
@@ -83,7 +90,15 @@ def make_files(tools: Tools, run_dir: Path, seats: tuple[Seat, ...]) -> None:
         address = seat.management.address.ip
         kind, key = (home / "host_key.pub").read_text().split()[:2]
         known.append(f"[{address}]:{SSH_PORT} {kind} {key}\n")
-        text = _CONFIG.format(address=address, port=SSH_PORT, home=home, keys=run_dir, pam=pam)
+        session = {"HOME": str(home), **settings.get(seat.host, {})}
+        text = _CONFIG.format(
+            address=address,
+            port=SSH_PORT,
+            home=home,
+            keys=run_dir,
+            pam=pam,
+            settings=" ".join(f"{name}={value}" for name, value in session.items()),
+        )
         (home / "sshd_config").write_text(text)
     (run_dir / "known_hosts").write_text("".join(known))
 
@@ -118,7 +133,7 @@ def wait_ready(listener: Listener) -> None:
     enforces, so the wait ends with the first banner.
     """
     address = (str(listener.seat.management.address.ip), SSH_PORT)
-    deadline = time.monotonic() + _READY_S
+    deadline = time.monotonic() + listener.patience_s
     while not _banner(address):
         try:
             listener.process.wait(_PACE_S)
@@ -127,7 +142,7 @@ def wait_ready(listener: Listener) -> None:
                 continue
             raise HostError(
                 listener.seat.host,
-                f"sshd sent no banner in {_READY_S:.0f} s: {_last_line(listener.log)}",
+                f"sshd sent no banner in {listener.patience_s:.0f} s: {_last_line(listener.log)}",
             ) from None
         raise HostError(
             listener.seat.host,

@@ -49,7 +49,8 @@ def read_offloads(interface: str) -> Offloads:
         ioctl.close()
 
 
-def _want(interface: str, wanted: Mapping[str, bool]) -> None:
+def set_features(interface: str, wanted: Mapping[str, bool]) -> None:
+    """Ask for features on or off; what came of it is for the caller to read back."""
     ioctl = IoctlEthtool(interface)
     try:
         features = ioctl.get_features()
@@ -66,7 +67,7 @@ def _want(interface: str, wanted: Mapping[str, bool]) -> None:
 
 def turn_off(interface: str, before: Offloads) -> Offloads:
     """Turn off every offload that was on; what is there then. Raises TestbedError."""
-    _want(interface, {name: False for name, is_on in before.items() if any(is_on.values())})
+    set_features(interface, {name: False for name, is_on in before.items() if any(is_on.values())})
     after = read_offloads(interface)
     if still := _names(after, (name for name in after if after[name]["active"])):
         raise TestbedError(
@@ -80,7 +81,7 @@ def restore(interface: str, before: Offloads) -> None:
     """Want again what was wanted before; raises TestbedError where the result differs."""
     now = read_offloads(interface)
     wanted = {name: was["wanted"] for name, was in before.items()}
-    _want(interface, {n: w for n, w in wanted.items() if now[n]["wanted"] != w})
+    set_features(interface, {n: w for n, w in wanted.items() if now[n]["wanted"] != w})
     after = read_offloads(interface)
     if differing := _names(after, (name for name in before if after[name] != before[name])):
         raise TestbedError(
