@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from math import inf, sqrt
 from statistics import median, quantiles
 from typing import Any
 
@@ -11,6 +12,8 @@ from testbed.framing import serialisation_ns
 from testbed.model.table import LOCAL
 
 _PARTS = ("head_ns", "encode_ns", "decode_ns", "tail_ns", "network_ns", "bytes_up", "bytes_down")
+_COMPUTING = ("head_ns", "tail_ns")
+_Z95 = 1.96
 
 
 def profile_from_records(
@@ -38,7 +41,12 @@ def profile_from_records(
         spreads = {
             f"{part}_iqr_ns": _iqr([r[f"{part}_ns"] for r in rows]) for part in ("head", "tail")
         }
-        measured[split] = {**parts, **spreads, "n": len(rows)}
+        measured[split] = {
+            **parts,
+            **spreads,
+            "interval_share": _finite(interval_share([_computing_ns(r) for r in rows])),
+            "n": len(rows),
+        }
         if split != LOCAL:
             bases += [r["network_ns"] - serialisation_ns(r["bytes_up"], up_bps) for r in rows]
     return {"base_network_ns": max(0, round(median(bases))), "candidates": measured}
@@ -49,3 +57,40 @@ def _iqr(values: list[int]) -> int:
         return 0
     low, _, high = quantiles(values, n=4)
     return round(high - low)
+
+
+def _computing_ns(record: Mapping[str, Any]) -> int:
+    return sum(record[part] for part in _COMPUTING)
+
+
+def _finite(value: float) -> float | None:
+    return None if value == inf else round(value, 4)
+
+
+def interval_share(values: Sequence[int]) -> float:
+    """Half the 95 % interval of the median, as a share of the median; inf where too few tell.
+
+    The interval lies between two order statistics, whatever the distribution (binomial, normal
+    approximation: ranks ``n/2 ± 1.96·√n/2``; Conover, Practical Nonparametric Statistics, 3.2).
+    """
+    n = len(values)
+    low, high = round(n / 2 - _Z95 * sqrt(n) / 2) - 1, round(n / 2 + _Z95 * sqrt(n) / 2)
+    middle = median(values) if values else 0
+    if low < 0 or high >= n or middle <= 0:
+        return inf
+    ordered = sorted(values)
+    return (ordered[high] - ordered[low]) / 2 / middle
+
+
+def widest(profile: Mapping[str, Any]) -> float:
+    """The widest interval of any candidate's computing time, as a share of its median."""
+    shares = [found["interval_share"] for found in profile["candidates"].values()]
+    return max(inf if share is None else share for share in shares)
+
+
+def drift(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    """Computing time of each candidate when measured again, as a ratio to the first time."""
+    return {
+        split: round(_computing_ns(again) / max(1, _computing_ns(before["candidates"][split])), 4)
+        for split, again in after["candidates"].items()
+    }

@@ -15,6 +15,7 @@ from typing import Any
 
 from testbed.config import Experiment, Host, Inventory
 from testbed.config.inventory import RoleName
+from testbed.encodings import missing, parse_features, parse_input
 from testbed.errors import UserError
 from testbed.hosts.clock import ClockOffset, measure_offset
 from testbed.hosts.connection import Connection, connect_all, each
@@ -94,6 +95,7 @@ class Session(AbstractContextManager["Session"]):
         require(preflight(self.connections, self._torch_minimum))
         self._stage("hosts: deploy and start roles")
         self._start_roles()
+        self._refuse_missing_codecs()
         self._measure_unshaped()
         self._stage("roles: set up link, model, split equals whole on each host")
         self._set_up_roles()
@@ -164,6 +166,19 @@ class Session(AbstractContextManager["Session"]):
         work = {n: partial(self._start_role, n, deployed[self.host_of(n)]) for n in names}
         self.roles = each("start roles", work)
 
+    def _refuse_missing_codecs(self) -> None:
+        encoding = self.experiment.encoding
+        wanted = [parse_input(encoding.input), parse_features(encoding.features)]
+        for name in ("device", "server"):
+            if name in self.roles:
+                lacking = missing(wanted, self.roles[name].hello["codecs"])
+                for used, package in lacking.items():
+                    raise UserError(
+                        f"encoding: {used} needs the package {package}, which {self.host_of(name)} "
+                        f"does not have; install it there (pip install {package}) or choose "
+                        "another encoding"
+                    )
+
     @staticmethod
     def _kind(name: str) -> RoleName:
         return "link" if name.startswith("link") else name  # type: ignore[return-value]
@@ -193,6 +208,12 @@ class Session(AbstractContextManager["Session"]):
                 pids = [role.hello["pid"], *self.ready[name].get("pids", [])]
                 reason = self.lab.limit(self.host_of(name), pids)
                 self.limits[self.host_of(name)] = reason
+
+    def set_batch(self, batch: int) -> None:
+        """Set device and server up again, for queries of another batch size."""
+        self.experiment = self.experiment.model_copy(update={"batch": batch})
+        work = {n: partial(self._set_up, n, self._setup(n)) for n in ("device", "server")}
+        self.ready |= each("set up roles", work)
 
     def _set_up(self, name: str, message: dict[str, Any]) -> dict[str, Any]:
         if "archive_sha256" in message:

@@ -16,6 +16,7 @@ from testbed.policy.agent import Agent, ProbeRule
 from testbed.policy.latency import candidates_from_profile
 from testbed.policy.policies import make_policy
 from testbed.worker.agreement import Comparison
+from testbed.worker.appraise import appraise
 from testbed.worker.client import Endpoint, ServerLink
 from testbed.worker.encoding import Decoder, Encoder
 from testbed.worker.host import (
@@ -48,11 +49,14 @@ class DeviceRole:
         return greeting()
 
     def handle(self, message: Message) -> None:
-        """Act on ``setup``, ``verify``, ``start`` or ``go``."""
+        """Act on ``setup``, ``verify``, ``appraise``, ``start`` or ``go``."""
         if message["type"] == "setup":
             self._setup(message)
         elif message["type"] == "verify":
             self._verify(self._ready(), message)
+        elif message["type"] == "appraise":
+            found = appraise(self._ready().engine, **message["asked"])
+            self._control.send("appraised", encodings=found)
         elif message["type"] == "start":
             self._start(self._ready(), message)
         elif message["type"] == "go":

@@ -13,6 +13,7 @@ from testbed.control import Control, Message
 from testbed.errors import TestbedError, UserError
 from testbed.model.engine import Engine
 from testbed.model.table import SplitTable
+from testbed.worker.appraise import appraise
 from testbed.worker.encoding import Decoder
 from testbed.worker.host import Usage, build_engine, greeting, resident_bytes, seeded_inputs
 from testbed.worker.layout import Layout, layouts
@@ -38,9 +39,11 @@ class ServerRole:
         return greeting()
 
     def handle(self, message: Message) -> None:
-        """Act on ``setup``, ``start`` or ``go``."""
+        """Act on ``setup``, ``appraise``, ``start`` or ``go``."""
         if message["type"] == "setup":
             self._setup(message)
+        elif message["type"] == "appraise":
+            self._appraise(message)
         elif message["type"] == "start":
             self._start(message)
         elif message["type"] == "go":
@@ -79,6 +82,11 @@ class ServerRole:
             rss_bytes=resident_bytes(),
             torch=torch.__version__,
         )
+
+    def _appraise(self, message: Message) -> None:
+        if self._engine is None:
+            raise UserError("server: appraise before setup; send setup first")
+        self._control.send("appraised", encodings=appraise(self._engine, **message["asked"]))
 
     def _start(self, message: Message) -> None:
         if self._engine is None:

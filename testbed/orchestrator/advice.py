@@ -1,0 +1,86 @@
+"""Where to split for one rate, round trip and server load, from a profile. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from testbed.errors import UserError
+from testbed.framing import serialisation_ns
+from testbed.model.table import LOCAL
+from testbed.policy.latency import Candidate, candidates_from_profile, predict_ns
+from testbed.records import SCHEMA_VERSION
+
+
+def advice(
+    profile: Mapping[str, Any],
+    model: str,
+    *,
+    rate_bps: int,
+    rtt_ns: int,
+    batch: int | None,
+    load: float,
+) -> dict[str, Any]:
+    """The candidates from fastest to slowest with the parts of each prediction.
+
+    ``device_ns`` is head and encode, ``uplink_ns`` serialisation at the rate, ``network_ns`` the
+    round trip and what the profile's own link took beyond serialisation, ``server_ns`` decode and
+    tail under the load. The parts add up to ``total_ns``.
+
+    Raises UserError for another model's profile, a batch size it lacks, or a load below 1.
+    """
+    measured = profile["batches"]
+    chosen = str(min(map(int, measured)) if batch is None else batch)
+    if chosen not in measured:
+        known = ", ".join(sorted(measured, key=int))
+        raise UserError(f"--batch: the profile has {known}, not {chosen}; profile that one too")
+    found = measured[chosen]
+    if model not in (found["model"], found["model"].partition(":")[2]):
+        raise UserError(
+            f"--device-profile: is of {found['model']}, not of {model}; profile that model: "
+            "testbed profile EXPERIMENT"
+        )
+    if load < 1:
+        raise UserError(f"--load: expected how many times slower the server is, got {load:g}")
+    base_ns = found["base_network_ns"] + rtt_ns
+    ranking = sorted(
+        (_row(c, rate_bps, base_ns, load) for c in candidates_from_profile(found)),
+        key=lambda row: row["total_ns"],
+    )
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": found["model"],
+        "batch": int(chosen),
+        "rate_bps": rate_bps,
+        "rtt_ns": rtt_ns,
+        "load": load,
+        "encoding": " and ".join(found["encoding"].values()),
+        "ranking": ranking,
+        "answer": _answer(ranking),
+    }
+
+
+def _row(candidate: Candidate, rate_bps: int, base_ns: int, load: float) -> dict[str, Any]:
+    remote = candidate.split != LOCAL
+    total = predict_ns(candidate, rate_bps=rate_bps, base_network_ns=base_ns, load=load)
+    return {
+        "split": candidate.split,
+        "total_ns": total,
+        "device_ns": candidate.head_ns + candidate.encode_ns,
+        "uplink_ns": serialisation_ns(candidate.bytes_up, rate_bps) if remote else 0,
+        "network_ns": base_ns if remote else 0,
+        "server_ns": round((candidate.decode_ns + candidate.tail_ns) * load) if remote else 0,
+        "bytes_up": candidate.bytes_up,
+    }
+
+
+def _answer(ranking: list[dict[str, Any]]) -> str:
+    best = ranking[0]
+    told = best["split"] if not best["split"].isdigit() else f"split {best['split']}"
+    if len(ranking) == 1:
+        return f"{told}: the profile has no other candidate"
+    second = ranking[1]
+    gain = 1 - best["total_ns"] / second["total_ns"]
+    return (
+        f"{told}: {best['total_ns'] / 1e6:.1f} ms, {gain:.0%} less than the next, {second['split']}"
+    )

@@ -1,0 +1,111 @@
+"""What a profile is true for, and where profiles are kept between campaigns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import testbed
+from testbed.errors import UserError
+from testbed.orchestrator.session import Session
+from testbed.records import SCHEMA_VERSION, sha256_file, write_json
+
+# What of a host decides how long a head or tail takes there.
+_HOST_FACTS = (
+    *("hostname", "machine", "cpu_model", "cpu_count", "governor", "memory_bytes", "gpus"),
+    *("kernel", "python", "torch", "cpu_limit"),
+)
+# Rooms whose code is timed: another release of them is another engine.
+_TIMED_ROOMS = ("model", "worker")
+
+
+def profile_key(session: Session) -> dict[str, Any]:
+    """Everything that must be the same for a profile to be used again, readable as it is."""
+    experiment, prepared = session.experiment, session.prepared
+    assert prepared is not None, "a profile is of a model"
+    environments = session.environments()
+    hosts = {}
+    for role in ("device", "server"):
+        name = session.host_of(role)
+        spec = session.inventory.hosts[name]
+        facts = {fact: environments[name][fact] for fact in _HOST_FACTS}
+        hosts[role] = {**facts, "threads": spec.threads, "accelerator": spec.accelerator}
+    return {
+        "archive_sha256": prepared.archive_sha256,
+        "candidates": list(session.plan.candidates),
+        "encoding": experiment.encoding.model_dump(mode="json"),
+        "model": experiment.model.model_dump(mode="json"),
+        "engine": {"torch": hosts["device"]["torch"], "code": _code_digest()},
+        "hosts": hosts,
+    }
+
+
+def _code_digest() -> str:
+    root = Path(testbed.__file__).parent
+    files = sorted(path for room in _TIMED_ROOMS for path in (root / room).rglob("*.py"))
+    told = [(str(path.relative_to(root)), sha256_file(path)) for path in files]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+
+
+def key_digest(key: dict[str, Any]) -> str:
+    """The key's name on disk."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def default_profiles() -> Path:
+    """Where profiles are kept: ``$XDG_CACHE_HOME/testbed/profiles``."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "testbed/profiles"
+
+
+def store_profile(profile: dict[str, Any], root: Path | None = None) -> Path:
+    """Keep a profile under its key, in place of an older one; returns the file."""
+    folder = root if root is not None else default_profiles()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key_digest(profile['key'])}.json"
+    write_json(path, profile)
+    return path
+
+
+def find_profile(
+    key: dict[str, Any], batch: int, root: Path | None = None
+) -> tuple[Path, dict[str, Any]] | None:
+    """A kept profile of exactly this key for a batch size, with its file; None where there is none.
+
+    Raises UserError for a kept file that is broken or of a newer release.
+    """
+    path = (root if root is not None else default_profiles()) / f"{key_digest(key)}.json"
+    if not path.is_file():
+        return None
+    profile = read_profile(path)
+    found = profile["batches"].get(str(batch))
+    if profile["key"] != key or found is None:
+        return None
+    return path, found
+
+
+def read_profile(path: Path) -> dict[str, Any]:
+    """A profile document with its ``batches``; a campaign's own profile is one of one batch.
+
+    Raises UserError for a file that is no profile of this release.
+    """
+    try:
+        document = json.loads(path.read_text())
+        version, fits = (
+            document["schema_version"],
+            "batches" in document or "candidates" in document,
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: expected a profile.json, got {error}; make one: testbed profile EXPERIMENT"
+        ) from error
+    if version != SCHEMA_VERSION or not fits:
+        raise UserError(
+            f"{path}: schema_version: expected a profile of version {SCHEMA_VERSION}, got "
+            f"{version!r}; make it again: testbed profile EXPERIMENT"
+        )
+    if "batches" not in document:
+        document = {**document, "batches": {str(document["batch"]): document}}
+    return dict(document)

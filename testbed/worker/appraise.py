@@ -1,0 +1,111 @@
+"""What each encoding costs and loses at each candidate, on one host, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from statistics import median
+from time import monotonic_ns
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from testbed.encodings import Encoding, parse_features, parse_input
+from testbed.model.engine import Engine
+from testbed.model.table import LOCAL, OFFLOAD, SplitTable
+from testbed.worker.encoding import Crossing, Decoder, Encoder
+from testbed.worker.layout import Layout, layouts
+
+_LOSSLESS = {"input": "uint8", "features": "float32"}
+
+
+def picture_like(table: SplitTable, *, batch: int, seed: int) -> Tensor:
+    """A uint8 batch ``(N, C, H, W)`` whose detail falls off as a photograph's does.
+
+    Octaves of noise, each with half the amplitude of the one twice as coarse: an amplitude
+    spectrum of about 1/f (Field, JOSA A 4, 1987). White noise would make every JPEG too large.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    channels, height, width = table.input_shape
+    image = torch.zeros(batch, channels, height, width)
+    size = 2
+    while size <= min(height, width):
+        noise = torch.randn(batch, channels, size, size, generator=generator)
+        coarse = functional.interpolate(
+            noise, (height, width), mode="bilinear", align_corners=False
+        )
+        image += coarse / size
+        size *= 2
+    spread = image.std((1, 2, 3), keepdim=True)
+    return (128 + 50 * image / spread).clamp_(0, 255).to(torch.uint8)
+
+
+def appraise(
+    engine: Engine,
+    *,
+    inputs: Sequence[str],
+    features: Sequence[str],
+    repeats: int,
+    seed: int,
+    agreement: bool,
+) -> dict[str, dict[str, Any]]:
+    """Encoding name → candidate → its medians and, where asked for, how results agree.
+
+    ``encode_ns`` and ``decode_ns`` are medians over ``repeats``; ``bytes`` is one payload of a
+    whole batch. ``top1_share``, ``max_abs`` and ``mean_abs`` compare logits with the whole
+    model's, over the batch.
+    """
+    x = picture_like(engine.table, batch=engine.batch, seed=seed)
+    expected = engine.whole(x) if agreement else None
+    known = layouts(engine.table, engine.candidates, _LOSSLESS, engine.batch)
+    found: dict[str, dict[str, Any]] = {name: {} for name in (*inputs, *features)}
+    for split in engine.candidates:
+        if split == LOCAL:
+            continue
+        crossing = engine.head(split, x)
+        for code in _codes(split, inputs, features):
+            layout = replace(known[split], code=code)
+            row, decoded = _timed(layout, crossing, repeats)
+            if expected is not None:
+                row |= _agreement(engine.tail(split, decoded), expected)
+            found[code.name][split] = row
+    return found
+
+
+def _codes(split: str, inputs: Sequence[str], features: Sequence[str]) -> Iterator[Encoding]:
+    if split == OFFLOAD:
+        yield from map(parse_input, inputs)
+    else:
+        yield from map(parse_features, features)
+
+
+def _timed(layout: Layout, crossing: Crossing, repeats: int) -> tuple[dict[str, Any], Any]:
+    encoder, decoder = Encoder({layout.split: layout}), Decoder([layout])
+    encode_ns, decode_ns = [], []
+    for _ in range(repeats):
+        begun_ns = monotonic_ns()
+        payload = encoder.encode(layout.split, crossing)
+        encoded_ns = monotonic_ns()
+        received = memoryview(bytearray(payload))
+        decoding_ns = monotonic_ns()
+        decoded = decoder.decode(layout, received)
+        decode_ns.append(monotonic_ns() - decoding_ns)
+        encode_ns.append(encoded_ns - begun_ns)
+    row = {
+        "encode_ns": round(median(encode_ns)),
+        "decode_ns": round(median(decode_ns)),
+        "bytes": len(received),
+    }
+    return row, decoded
+
+
+def _agreement(logits: Tensor, expected: Tensor) -> dict[str, float]:
+    difference = (logits - expected).abs()
+    return {
+        "top1_share": float((logits.argmax(1) == expected.argmax(1)).float().mean()),
+        "max_abs": float(difference.max()),
+        "mean_abs": float(difference.mean()),
+        "images": len(expected),
+    }
