@@ -164,10 +164,11 @@ class _Run:
             role.stop()
             return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
 
-        # The device first: what it still sends must find a server.
-        if "device" in self.going:
-            self.done["device"] = stop_one("device")
-        others = [name for name in self.going if name != "device"]
+        # Device and load first: what they still send must find a server.
+        for name in ("device", "load"):
+            if name in self.going:
+                self.done[name] = stop_one(name)
+        others = [name for name in self.going if name not in ("device", "load")]
         self.done |= each("stop", {name: partial(stop_one, name) for name in others})
 
     def finish(self, state: str, reasons: list[str]) -> dict[str, Any]:

@@ -238,8 +238,7 @@ class Session(AbstractContextManager["Session"]):
             "accelerator": host.accelerator,
         }
         if name == "load":
-            steps = [step for load in self.experiment.loads.values() for step in load.steps]
-            return {**message, "max_clients": max(step.clients for step in steps)}
+            return {**message, "encoding": self.experiment.encoding.model_dump()}
         message["candidates"] = list(self.plan.candidates)
         message["encoding"] = self.experiment.encoding.model_dump()
         if name == "server":

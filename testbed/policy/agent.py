@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from testbed.errors import UserError
@@ -10,6 +11,8 @@ from testbed.policy.estimators import RateEstimator, ReplyEstimator
 from testbed.policy.latency import Candidate
 from testbed.policy.predicting import predict
 from testbed.policy.protocol import Outcome, Policy, State
+
+_RATIOS_LEAST, _RATIOS_MOST = 20, 100
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Agent:
         self._wait = ReplyEstimator(idle=0.0)
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
+        self._predicted_ns: int | None = None
+        self._ratios: deque[float] = deque(maxlen=_RATIOS_MOST)
 
     @property
     def choices(self) -> tuple[str, ...] | None:
@@ -103,7 +108,7 @@ class Agent:
             deadline_ns=self._deadline_ns,
         )
         split = self._policy.decide(state)
-        predicted_ns = self._predict_ns(split, state)
+        predicted_ns = self._predicted_ns = self._predict_ns(split, state)
         return Decision(split, rate_bps, state.load, predicted_ns, self._policy.settling)
 
     def _predict_ns(self, split: str, state: State) -> int | None:
@@ -112,8 +117,22 @@ class Agent:
             return None
         return predict(candidate, state, state.rate_bps or 1)
 
+    def latest_ns(self, decision: Decision) -> int | None:
+        """When a query is later than nearly every one before: the prediction's 99th percentile.
+
+        It is stretched by the second largest of the last hundred ratios measured ÷ predicted; None
+        without a prediction, or with too few ratios to tell.
+        """
+        if decision.predicted_ns is None or len(self._ratios) < _RATIOS_LEAST:
+            return None
+        return round(sorted(self._ratios)[-2] * decision.predicted_ns)
+
     def observe(self, outcome: Outcome) -> None:
         """Feed the estimators and the policy with a query or probe that ended."""
+        predicted_ns, self._predicted_ns = self._predicted_ns, None
+        crossed = outcome.kind == "measured" and outcome.split != LOCAL
+        if predicted_ns and crossed and outcome.status == "ok":
+            self._ratios.append(outcome.e2e_ns / predicted_ns)
         if outcome.status == "ok":
             if outcome.span_bytes is not None and outcome.span_ns is not None:
                 self._rate.add(outcome.now_ns, outcome.span_bytes, outcome.span_ns)

@@ -43,7 +43,11 @@ class State:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one query or probe went; spans are the receiver's, None where too little crossed."""
+    """How one query or probe went; spans are the receiver's, None where too little crossed.
+
+    ``e2e_ns`` counts from the query's start, not from when it was due: the choice is not to blame
+    for the time before.
+    """
 
     now_ns: int
     split: str

@@ -1,7 +1,4 @@
-"""Entry point of the workers: ``python -m testbed.worker device|server|load``.
-
-``load-client`` is started by the load role alone.
-"""
+"""Entry point of the workers: ``python -m testbed.worker device|server|load``."""
 
 from __future__ import annotations
 
@@ -11,7 +8,7 @@ from testbed.control import Control, Role, claim_stdio, serve
 
 
 def _make(name: str, control: Control) -> Role | None:
-    # Each role is imported alone: the load role needs no torch, a server no policy.
+    # Each role is imported alone: a server needs no policy.
     if name == "device":
         from testbed.worker.device import DeviceRole
 
@@ -24,10 +21,6 @@ def _make(name: str, control: Control) -> Role | None:
         from testbed.worker.load import LoadRole
 
         return LoadRole(control)
-    if name == "load-client":
-        from testbed.worker.load_client import LoadClient
-
-        return LoadClient(control)
     return None
 
 

@@ -1,15 +1,16 @@
-"""The device's end of the data connection: one query at a time, and what to do when it is lost."""
+"""The device's end of the data connection: one query at a time, until the first failure."""
 
 from __future__ import annotations
 
+import select
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
 from typing import NamedTuple
 
 from testbed.worker.encoding import aligned_buffer
+from testbed.worker.hedge import Hedge
 from testbed.worker.layout import FLOAT32_BYTES, REPLY_BYTES, Layout, ServerTimes
 from testbed.worker.transfer import Frame, Receiver, configure, send
 from testbed.worker.wire import (
@@ -19,22 +20,19 @@ from testbed.worker.wire import (
     Dtype,
     Header,
     Kind,
+    PeerTimeout,
     WireError,
     describe,
     seal,
 )
 
-# Between attempts to reconnect: each failure doubles the pause up to the bound.
-_BACKOFF_NS = 100_000_000
-_BACKOFF_MOST_NS = 5_000_000_000
-
-
-class Unreachable(WireError):
-    """No connection, and it is too soon to try again."""
-
 
 class Refused(WireError):
     """The server closed the exchange and said why."""
+
+
+class Overtaken(Exception):
+    """The hedge was first; the reply is still owed."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,7 @@ class Connection:
     def __init__(self, endpoint: Endpoint, outputs: int) -> None:
         self._timeout_ns = endpoint.timeout_ns
         self._logits_bytes = outputs * FLOAT32_BYTES
+        self._owed: tuple[int, int, int] | None = None  # (query, bytes of its reply, until when)
         self._socket = socket.create_connection(
             (endpoint.address, endpoint.port), timeout=endpoint.timeout_ns / 1e9
         )
@@ -87,26 +86,73 @@ class Connection:
             raise
 
     def query(
-        self, query: int, layout: Layout, payload: memoryview, *, verify: bool = False
+        self,
+        query: int,
+        layout: Layout,
+        payload: memoryview,
+        *,
+        verify: bool = False,
+        bound_ns: int | None = None,
+        hedge: Hedge | None = None,
     ) -> Reply:
-        """Send an encoded tensor and wait for the tail's logits ``(N, outputs)``."""
+        """Send an encoded tensor and wait for the tail's logits ``(N, outputs)``.
+
+        For ``bound_ns`` at most, where that is less than the connection's time-out. Raises
+        Overtaken when the hedge was first; the next query must wait until :meth:`free`.
+        """
         description = layout.description(len(payload), verify=verify)
-        return self._exchange(description, query, payload, self._logits_bytes)
+        return self._exchange(description, query, payload, self._logits_bytes, bound_ns, hedge)
 
     def probe(self, query: int, payload: memoryview) -> Reply:
         """Send bytes that no tail will read, for the time they take on the link."""
         description = describe(Header(Kind.PROBE, 0, Dtype.RAW, 0, (), len(payload)))
         return self._exchange(description, query, payload, 0)
 
+    def free(self) -> bool:
+        """Whether the server owes no reply that a hedge overtook; takes it where it has come.
+
+        The peers take turns, so the next query waits for it. Raises PeerTimeout when it does not
+        come within the query's own time-out.
+        """
+        if self._owed is None:
+            return True
+        query, reply_bytes, deadline_ns = self._owed
+        if select.select([self._socket], [], [], 0)[0]:
+            self._answer(query, reply_bytes)
+            self._owed = None
+        elif monotonic_ns() > deadline_ns:
+            raise PeerTimeout("receive: the reply that was overtaken did not come either")
+        return self._owed is None
+
+    def be_patient(self, timeout_ns: int) -> None:
+        """Wait up to another time-out from now on."""
+        configure(self._socket, timeout_ns, None)
+        self._timeout_ns = timeout_ns
+
     def close(self) -> None:
-        """Close the socket; a reply still on its way is lost with it."""
+        """Close the socket; a reply still on its way is lost with it, a thread waiting wakes."""
+        with suppress(OSError):  # the peer was first
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _exchange(
-        self, description: bytes, query: int, payload: memoryview, logits_bytes: int
+        self,
+        description: bytes,
+        query: int,
+        payload: memoryview,
+        logits_bytes: int,
+        bound_ns: int | None = None,
+        hedge: Hedge | None = None,
     ) -> Reply:
         begun_ns = monotonic_ns()
-        sent_ns, frame = self._turn(description, query, payload, REPLY_BYTES + logits_bytes)
+        turn = (description, query, payload, REPLY_BYTES + logits_bytes)
+        if bound_ns is None or bound_ns >= self._timeout_ns:
+            sent_ns, frame = self._turn(*turn, hedge)
+        else:
+            patience_ns = self._timeout_ns
+            self.be_patient(bound_ns)
+            sent_ns, frame = self._turn(*turn, hedge)
+            self.be_patient(patience_ns)
         return Reply(
             ServerTimes.unpack(frame.payload),
             frame.payload[REPLY_BYTES:],
@@ -117,70 +163,31 @@ class Connection:
         )
 
     def _turn(
-        self, description: bytes, query: int, payload: memoryview | bytes, reply_bytes: int
+        self,
+        description: bytes,
+        query: int,
+        payload: memoryview | bytes,
+        reply_bytes: int,
+        hedge: Hedge | None = None,
     ) -> tuple[int, Frame]:
+        deadline_ns = monotonic_ns() + self._timeout_ns
         send(self._socket, seal(description, query), payload, timeout_ns=self._timeout_ns)
         sent_ns = monotonic_ns()
+        if hedge is not None and hedge.overtakes(self._socket, deadline_ns - sent_ns):
+            self._owed = (query, reply_bytes, deadline_ns)
+            raise Overtaken
+        return sent_ns, self._answer(query, reply_bytes)
+
+    def _answer(self, query: int, reply_bytes: int) -> Frame:
         frame = self._receiver.receive(timeout_ns=self._timeout_ns)
         if frame.header.kind == Kind.ERROR:
             raise Refused(f"server: {bytes(frame.payload).decode(errors='replace')}")
         got = (frame.query, frame.header.payload_bytes)
         if got != (query, reply_bytes):
             raise BadFrame(f"reply: expected query and bytes {(query, reply_bytes)}, got {got}")
-        return sent_ns, frame
+        return frame
 
 
 def _replies_only(header: Header) -> None:
     if header.kind not in (Kind.REPLY, Kind.ERROR):
         raise BadFrame(f"frame kind: expected a reply, got {header.kind}")
-
-
-class ServerLink:
-    """A connection that a later query makes again, with back-off, after one that failed.
-
-    Raises WireError or OSError where the server cannot be reached at once: a run must not begin.
-    """
-
-    def __init__(
-        self, endpoint: Endpoint, outputs: int, now_ns: Callable[[], int] = monotonic_ns
-    ) -> None:
-        self._endpoint = endpoint
-        self._outputs = outputs
-        self._now_ns = now_ns
-        self._backoff_ns = _BACKOFF_NS
-        self._not_before_ns = 0
-        self._connection: Connection | None = Connection(endpoint, outputs)
-
-    def query(
-        self, query: int, layout: Layout, payload: memoryview, *, verify: bool = False
-    ) -> Reply:
-        """As :meth:`Connection.query`; WireError or OSError when this exchange failed."""
-        with self._attempt() as connection:
-            return connection.query(query, layout, payload, verify=verify)
-
-    def probe(self, query: int, payload: memoryview) -> Reply:
-        """As :meth:`Connection.probe`; WireError or OSError when this exchange failed."""
-        with self._attempt() as connection:
-            return connection.probe(query, payload)
-
-    @contextmanager
-    def _attempt(self) -> Iterator[Connection]:
-        if self._connection is None and self._now_ns() < self._not_before_ns:
-            raise Unreachable("the connection is lost; the next attempt is not due yet")
-        try:
-            if self._connection is None:
-                self._connection = Connection(self._endpoint, self._outputs)
-            yield self._connection
-            self._backoff_ns = _BACKOFF_NS
-        except (WireError, OSError):
-            # Dropped: a reply that comes late must not answer another query.
-            self.close()
-            self._not_before_ns = self._now_ns() + self._backoff_ns
-            self._backoff_ns = min(2 * self._backoff_ns, _BACKOFF_MOST_NS)
-            raise
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None

@@ -13,11 +13,15 @@ from testbed.control import Control, Message
 from testbed.errors import TestbedError, UserError
 from testbed.model.table import LOCAL, SplitTable
 from testbed.policy.agent import Agent, ProbeRule
+from testbed.policy.clairvoyant import Oracle
 from testbed.policy.latency import candidates_from_profile
 from testbed.policy.policies import make_policy
+from testbed.policy.protocol import Policy
+from testbed.policy.user import Source
 from testbed.worker.agreement import Comparison
 from testbed.worker.appraise import appraise
-from testbed.worker.client import Endpoint, ServerLink
+from testbed.worker.arrivals import ArrivalRule
+from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import Decoder, Encoder
 from testbed.worker.host import (
     Usage,
@@ -27,7 +31,8 @@ from testbed.worker.host import (
     seeded_inputs,
 )
 from testbed.worker.layout import layouts
-from testbed.worker.loop import Equipment, Loop, no_collection
+from testbed.worker.loop import Equipment, Loop, Rules, no_collection
+from testbed.worker.server_link import ServerLink
 from testbed.worker.wire import MAX_PROBE_BYTES, WireError
 
 # Verifying is not measuring: a slow link may take its time.
@@ -105,7 +110,7 @@ class DeviceRole:
     def _verify(self, kit: Equipment, message: Message) -> None:
         endpoint = _endpoint(message, _VERIFY_TIMEOUT_NS)
         found = {}
-        with _unreachable_is_told(endpoint), closing(ServerLink(endpoint, kit.outputs)) as link:
+        with _unreachable_is_told(endpoint), closing(Connection(endpoint, kit.outputs)) as link:
             for number, (split, layout) in enumerate(kit.layouts.items()):
                 comparison = Comparison()
                 # One query proves equality; how much an encoding loses is a matter of samples.
@@ -125,17 +130,15 @@ class DeviceRole:
             raise UserError(
                 f"probe.size: expected at most {MAX_PROBE_BYTES} bytes, got {probe.bytes}"
             )
+        deadline_ns = message.get("deadline_ns")
         agent = Agent(
-            make_policy(
-                policy["name"],
-                kit.candidates,
-                seed=message["seed"],
-                cycle_queries=policy.get("queries"),
-            ),
+            _policy(kit, policy, message["seed"]),
             candidates_from_profile(profile) if profile else (),
             profile.get("base_network_ns", 0),
             probe,
+            deadline_ns,
         )
+        payload = memoryview(bytes(probe.bytes))
         if message["server"] is None and policy["name"] != LOCAL:
             raise UserError(
                 f"policy {policy['name']}: needs a server, got none; only local does not"
@@ -143,16 +146,20 @@ class DeviceRole:
         if message["server"] is not None:
             endpoint = _endpoint(message, message["timeout_ns"])
             with _unreachable_is_told(endpoint):
-                self._link = ServerLink(endpoint, kit.outputs)
+                self._link = ServerLink(endpoint, kit.outputs, payload)
         self._loop = Loop(
             kit,
             agent,
             self._link,
-            memoryview(bytes(probe.bytes)),
+            payload,
             run_id=message["run_id"],
             device=message["device"],
             policy=policy["name"],
             emit=partial(self._control.record, "queries"),
+            seed=message["seed"],
+            rules=Rules(
+                ArrivalRule(**message.get("arrivals", {})), deadline_ns, message.get("hedge", False)
+            ),
         )
         self._duration_ns = message["duration_ns"]
         self._loop.warm_up(message["warmup_queries"], self._control.stopping.is_set)
@@ -167,6 +174,19 @@ class DeviceRole:
         used = Usage.now().since(before)
         self.close()
         self._control.send("done", **done, **used)
+
+
+def _policy(kit: Equipment, message: Message, seed: int) -> Policy:
+    oracle, source = message.get("oracle"), message.get("source")
+    return make_policy(
+        message["name"],
+        kit.candidates,
+        seed=seed,
+        cycle_queries=message.get("queries"),
+        table=kit.engine.table,
+        oracle=Oracle.from_message(oracle) if oracle else None,
+        source=Source(**source) if source else None,
+    )
 
 
 def _endpoint(message: Message, timeout_ns: int) -> Endpoint:

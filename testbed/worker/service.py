@@ -44,8 +44,16 @@ Log = Callable[[dict[str, Any]], None]
 # A peer that shows no token, or stops within a frame, holds a thread no longer than this.
 _TOKEN_TIMEOUT_NS = 5_000_000_000
 _FRAME_TIMEOUT_NS = 60_000_000_000
-# One device is expected; each connection holds one buffer.
-_MAX_CONNECTIONS = 8
+# A few devices and the load's clients; each connection holds one buffer.
+_MAX_CONNECTIONS = 80
+# Ids from here on are the load's: too many to log, and its own records count them.
+FIRST_LOAD_QUERY = 1 << 40
+# A peer whose cable is cut sends nothing ever again: the kernel asks after this much silence.
+_KEEPALIVE = {
+    socket.TCP_KEEPIDLE: 10,
+    socket.TCP_KEEPINTVL: 5,
+    socket.TCP_KEEPCNT: 3,
+}
 _NO_DIGEST = bytes(32)
 
 
@@ -154,6 +162,9 @@ class Service:
 
 def _show_token(sock: socket.socket, terms: Terms) -> None:
     configure(sock, _TOKEN_TIMEOUT_NS, terms.congestion_control)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     wanted = terms.token.encode()
 
     def allowed(header: Header) -> None:
@@ -226,6 +237,8 @@ class _Conversation:
         header = seal(self._descriptions[len(logits)], frame.query)
         send(self._socket, header, meta, logits, timeout_ns=_FRAME_TIMEOUT_NS)
         self._service.queries += 1
+        if frame.query >= FIRST_LOAD_QUERY:
+            return
         self._service.event(
             "query",
             peer=self._peer,

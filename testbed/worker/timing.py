@@ -33,7 +33,8 @@ class Timing:
     end_ns: int
     reply: Reply | None = None
     here: ServerTimes = _NO_TIMES
-    status: Literal["ok", "fallback", "failed"] = "ok"
+    status: Literal["ok", "fallback", "failed", "dropped"] = "ok"
+    due_ns: int | None = None
 
     @property
     def times(self) -> ServerTimes:
@@ -43,21 +44,22 @@ class Timing:
     @property
     def e2e_ns(self) -> int:
         """From due to done; in a closed loop a query is due when it starts."""
-        return self.end_ns - self.start_ns
+        return self.end_ns - (self.start_ns if self.due_ns is None else self.due_ns)
 
     @property
     def network_ns(self) -> int:
-        """End to end, less the device's work, less the residence at the server."""
+        """Start to end, less the device's work, less the residence at the server."""
         work_ns = self.decide_ns + self.head_ns + self.encode_ns
         wait_ns, decode_ns, tail_ns = self.times[:3]
-        return self.e2e_ns - work_ns - (wait_ns + decode_ns + tail_ns)
+        return self.end_ns - self.start_ns - work_ns - (wait_ns + decode_ns + tail_ns)
 
     def outcome(self) -> Outcome:
-        """What the agent learns from it."""
+        """What the agent learns from it; a dropped query teaches nothing."""
+        assert self.status != "dropped", "it never began"
         return Outcome(
             now_ns=self.end_ns,
             split=self.decision.split,
-            e2e_ns=self.e2e_ns,
+            e2e_ns=self.end_ns - self.start_ns,
             head_ns=self.head_ns,
             network_ns=self.network_ns,
             tail_ns=self.times.tail_ns,
@@ -69,7 +71,14 @@ class Timing:
         )
 
     def record(
-        self, *, run_id: str, device: str, batch: int, policy: str, steal_ticks: int | None
+        self,
+        *,
+        run_id: str,
+        device: str,
+        batch: int,
+        policy: str,
+        steal_ticks: int | None,
+        late_after_ns: int | None,
     ) -> Mapping[str, Any]:
         """The line of ``queries.jsonl``; ``uplink_ns`` and ``reply_ns`` need a clock bound."""
         times, reply, decision = self.times, self.reply, self.decision
@@ -82,7 +91,7 @@ class Timing:
             "policy": policy,
             "split": decision.split,
             "encoding": self.encoding,
-            "t_due_ns": self.start_ns,
+            "t_due_ns": self.start_ns if self.due_ns is None else self.due_ns,
             "t_start_ns": self.start_ns,
             "decide_ns": self.decide_ns,
             "head_ns": self.head_ns,
@@ -104,5 +113,5 @@ class Timing:
             "span_ns": times.span_ns,
             "steal_ticks": steal_ticks,
             "status": self.status,
-            "late": False,
+            "late": late_after_ns is not None and self.e2e_ns > late_after_ns,
         }

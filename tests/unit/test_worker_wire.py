@@ -8,7 +8,6 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.model.table import SplitPoint, SplitTable
-from testbed.worker.client import Connection, Endpoint, Refused, ServerLink, Unreachable
+from testbed.worker.client import Connection, Endpoint, Refused
 from testbed.worker.encoding import Decoder, Encoder, aligned_buffer, tensor_view
 from testbed.worker.layout import layouts
 from testbed.worker.service import Service, Terms
@@ -347,20 +346,3 @@ def test_probe_tells_a_span_and_runs_nothing(server: Server) -> None:
         assert reply.logits == b""
         assert reply.bytes_up == HEADER_BYTES + 200_000
         assert server.event("query")["split"] is None
-
-
-def test_link_backs_off_longer_each_time_and_comes_back(server: Server) -> None:
-    times_ns = [0]
-    link = ServerLink(server.endpoint(), OUTPUTS, now_ns=lambda: times_ns[0])
-    payload = memoryview(bytes(256))
-    unknown = replace(LAYOUTS["0"], wire_id=9)
-    with closing(link):
-        assert link.query(1, LAYOUTS["0"], payload).times.wait_ns > 0
-        for pause_ns in (100_000_000, 200_000_000):
-            with pytest.raises((Refused, OSError)):
-                link.query(2, unknown, payload)
-            times_ns[0] += pause_ns - 1
-            with pytest.raises(Unreachable):
-                link.query(3, LAYOUTS["0"], payload)
-            times_ns[0] += 1
-        assert link.query(4, LAYOUTS["0"], payload).times.wait_ns > 0
