@@ -76,7 +76,7 @@ def _audit_campaign(folder: Path, runs: list[Path], found: Audit) -> None:
         )
         return
     checksums = read_document(folder / MANIFEST)["checksums"]
-    vouched = {Path(name) for name in checksums}
+    vouched = {Path(name) for name in (*checksums, MANIFEST)}
     for name, digest in checksums.items():
         _check(folder / name, name, digest, found)
     covered = {Path(name).parent for name in checksums if name.endswith(f"/{MANIFEST}")}

@@ -11,7 +11,7 @@ import sys
 from typing import NoReturn
 
 from testbed import __version__
-from testbed.cli import campaign, lab, link, trace
+from testbed.cli import campaign, check, lab, link, model, results, trace
 from testbed.cli.common import Output
 from testbed.errors import TestbedError
 
@@ -29,7 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"testbed {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for family in (trace, lab, link, campaign):
+    for family in (trace, model, lab, check, link, campaign, results):
         family.add_verbs(verbs)
     return parser
 

@@ -14,6 +14,7 @@ import pytest
 
 from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES, class_rate_bps, ip_bytes, serialisation_ns
 from testbed.framing import burst_bytes as burst_of
+from testbed.orchestrator.store import seal
 
 MS = 10**6
 S = 10**9
@@ -296,6 +297,7 @@ def write_run(folder: Path, spec: Synthetic, plan: dict[str, Any]) -> None:
     connected = {"t_ns": server_ns - 2 * S, "event": "connected", "peer": "10.0.0.2:4000"}
     write_stream(folder / "server.jsonl", [connected, *answered])
     link_t0 = DEVICE_T0_NS - OFFSETS_NS["device"] + OFFSETS_NS["router"] - LINK_LEAD_NS
+    streams = {n: folder / f"{n}.jsonl" for n in ("queries", "link", "load", "server")}
     manifest = {
         "run_id": plan["run_id"],
         "state": "complete",
@@ -306,6 +308,7 @@ def write_run(folder: Path, spec: Synthetic, plan: dict[str, Any]) -> None:
         "link": {"changes": len(maker.steps), "late_p99_ns": MS, "late_max_ns": MS},
         "device": {"queries": len(queries) - 5, "faults": 3, "steal_share": 0.004},
         "server": {"queries": len(queries), "faults": 0, "cpu_ns": S},
+        "counts": {n: len(path.read_text().splitlines()) for n, path in streams.items()},
         "checksums": {
             f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.iterdir())
         },
@@ -332,6 +335,7 @@ def write_campaign(root: Path, spec: Synthetic) -> Path:
     found = {"digest": True, "equal": False, "max_abs": 0.000731234567, "top1": True}
     splits = {split: found for split in COSTS if split != "local"}
     write_document(root / "verify.json", {"splits": splits})
+    seal(root, "complete")
     return root
 
 

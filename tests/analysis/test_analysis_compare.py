@@ -1,0 +1,56 @@
+"""Comparisons: what is not comparable is refused; known differences are found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis.compare import compare, load, obstacles, reproduced
+from testbed.errors import UserError
+from tests.analysis.conftest import Synthetic, write_campaign
+
+
+def made(root: Path, **fields) -> Path:
+    return write_campaign(root, Synthetic(policies=("local", "offload"), duration_s=4, **fields))
+
+
+def test_a_known_difference_is_found_with_its_interval(tmp_path: Path) -> None:
+    a = made(tmp_path / "a", fixed_ms={"offload": 100.0})
+    b = made(tmp_path / "b", fixed_ms={"offload": 120.0})
+    found = compare([a, b], tmp_path / "out", force=False)
+    (row,) = [r for r in found["differences"] if r["policy"] == "offload"]
+    assert row["difference"] == pytest.approx(0.2)
+    assert row["difference_low"] - 1e-9 <= 0.2 <= row["difference_high"] + 1e-9
+    (same,) = [r for r in found["differences"] if r["policy"] == "local"]
+    assert same["difference"] == 0
+    for ending in ("md", "csv", "pdf", "png"):
+        assert (tmp_path / "out" / f"comparison.{ending}").stat().st_size
+
+
+def test_the_same_campaign_reproduces_itself(tmp_path: Path) -> None:
+    a = load(made(tmp_path / "a"), "a")
+    frame = reproduced(a, a)
+    assert frame["a_in_b"].all()
+    assert frame["b_in_a"].all()
+
+
+def test_what_is_not_comparable_is_refused_or_labelled(tmp_path: Path) -> None:
+    a, b = made(tmp_path / "a"), made(tmp_path / "b", seed=2)
+    with pytest.raises(UserError, match="link wander: the rates set over time are not the same"):
+        compare([a, b], tmp_path / "out", force=False)
+    assert compare([a, b], tmp_path / "out", force=True)["forced"]
+    assert "FORCED" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_another_batch_is_an_obstacle_and_a_newer_key_is_not(tmp_path: Path) -> None:
+    a, b = made(tmp_path / "a"), made(tmp_path / "b")
+    path = b / "experiment.resolved.json"
+    document = json.loads(path.read_text())
+    document["experiment"]["encoding"]["newer"] = 1
+    path.write_text(json.dumps(document))
+    assert obstacles(load(a, "a").data, load(b, "b").data) == []
+    document["experiment"]["batch"] = 8
+    path.write_text(json.dumps(document))
+    assert obstacles(load(a, "a").data, load(b, "b").data) == ["batch: 1 and 8"]
