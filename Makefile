@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bench clean
+.PHONY: help setup check experiment report test lint bottlenecks bench clean
 
 help:  ## list the targets, in the order of the work
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -32,6 +32,9 @@ lint: setup  ## formatting, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bottlenecks: setup  ## compare the split points of many networks on one page
+	$(BIN)/testbed bottlenecks --list experiments/bottlenecks.yaml --page results/bottlenecks.html
 
 bench: setup  ## time the wire, the decision and the encodings; writes bench*.json
 	$(BIN)/python -m tests.bench.wire

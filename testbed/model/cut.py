@@ -5,7 +5,7 @@ Needs torch alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.fx.node import map_arg
 
 from testbed.errors import TestbedError
 from testbed.model.archive import torch_warnings_silenced
+from testbed.model.table import SplitPoint
 
 aten = torch.ops.aten
 
@@ -59,7 +60,7 @@ def flat_module(program: ExportedProgram, batch: int) -> fx.GraphModule:
     for node in module.graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt):
-            _replace(node, _at_batch(value, batch))
+            _replace(node, at_images(value, batch))
     # The graph is functional: whatever nobody uses only checks.
     for node in reversed(module.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output"):
@@ -67,11 +68,12 @@ def flat_module(program: ExportedProgram, batch: int) -> fx.GraphModule:
     return module
 
 
-def _at_batch(size: int | torch.SymInt, batch: int) -> int:
+def at_images(size: int | torch.SymInt, images: int) -> int:
+    """A size of the graph for that many images."""
     if isinstance(size, int):
         return size
     expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, batch)))
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, images)))
 
 
 def _replace(node: fx.Node, constant: int) -> None:
@@ -83,38 +85,55 @@ def _replace(node: fx.Node, constant: int) -> None:
         user.kwargs = map_arg(user.kwargs, substitute)
 
 
-def cut_head(module: fx.GraphModule, node: str) -> fx.GraphModule:
-    """Pixels to the intermediate tensor that the named graph node makes."""
-    return _subgraph(module, _input(module), _named(module, node))
+def cut_head(module: fx.GraphModule, point: SplitPoint, batch: int) -> fx.GraphModule:
+    """Pixels to what crosses: a tensor ``(N, *shape)``, or a tuple of them in the table's order."""
+    return _subgraph(module, [_input(module)], [_named(module, name) for name in point.nodes],
+                     outgoing=[(batch, *shape) for shape in point.shapes])  # fmt: skip
 
 
-def cut_tail(module: fx.GraphModule, node: str, batch: int) -> fx.GraphModule:
-    """The intermediate tensor that the named graph node makes, contiguous, to logits.
+def cut_tail(module: fx.GraphModule, point: SplitPoint, batch: int) -> fx.GraphModule:
+    """What crosses, contiguous tensors ``(N, *shape)`` as arguments, to logits.
 
-    The head's memory layout is given back to it first: convolutions and pools of another layout
-    add in another order, and *split equals whole* would fail in the last bits.
+    The head's shape and memory layout are given back to each first: convolutions and pools of
+    another layout add in another order, and *split equals whole* would fail in the last bits.
     """
-    start = _named(module, node)
-    tail = _subgraph(module, start, _logits(module))
-    strides = [_at_batch(stride, batch) for stride in start.meta["val"].stride()]
-    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
-    if order != sorted(order):
-        received = _input(tail)
-        with tail.graph.inserting_after(received):
-            moved = tail.graph.call_function(aten.permute.default, (received, order))
-        with tail.graph.inserting_after(moved):
-            packed = tail.graph.call_function(aten.contiguous.default, (moved,))
-        back = sorted(range(len(order)), key=order.__getitem__)
-        with tail.graph.inserting_after(packed):
-            restored = tail.graph.call_function(aten.permute.default, (packed, back))
-        received.replace_all_uses_with(restored, delete_user_cb=lambda user: user is not moved)
-        tail.recompile()
+    starts = [_named(module, name) for name in point.nodes]
+    tail = _subgraph(module, starts, [_logits(module)])
+    arguments = tail.graph.find_nodes(op="placeholder")
+    for argument, start in zip(arguments, starts, strict=True):
+        value = start.meta["val"]
+        shape = [at_images(size, batch) for size in value.shape]
+        strides = [at_images(stride, batch) for stride in value.stride()]
+        _restore(tail.graph, argument, shape, strides)
+    tail.recompile()
     return tail
 
 
 def cut_whole(module: fx.GraphModule) -> fx.GraphModule:
     """Pixels to logits."""
-    return _subgraph(module, _input(module), _logits(module))
+    return _subgraph(module, [_input(module)], [_logits(module)])
+
+
+def _restore(graph: fx.Graph, argument: fx.Node, shape: list[int], strides: list[int]) -> None:
+    """Give a contiguous argument the shape and the order of dimensions in memory it had."""
+    users = list(argument.users)
+    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+    back = sorted(range(len(order)), key=order.__getitem__)
+    at = argument
+    steps: list[tuple[Any, list[int] | None]] = [(aten.view.default, shape)]
+    if order != sorted(order):
+        steps += [
+            (aten.permute.default, order),
+            (aten.contiguous.default, None),
+            (aten.permute.default, back),
+        ]
+    for target, argument_list in steps:
+        with graph.inserting_after(at):
+            at = graph.call_function(
+                target, (at,) if argument_list is None else (at, argument_list)
+            )
+    for user in users:
+        user.replace_input_with(argument, at)
 
 
 def _input(module: fx.GraphModule) -> fx.Node:
@@ -137,40 +156,57 @@ def _named(module: fx.GraphModule, name: str) -> fx.Node:
     raise TestbedError(f"archive: no graph node {name!r}; the split table is of another archive")
 
 
-def _subgraph(module: fx.GraphModule, start: fx.Node, end: fx.Node) -> fx.GraphModule:
-    """Everything that ``end`` needs when ``start`` is given; raises if that is not enough."""
+def _subgraph(
+    module: fx.GraphModule,
+    starts: Sequence[fx.Node],
+    ends: Sequence[fx.Node],
+    outgoing: Sequence[tuple[int, ...]] = (),
+) -> fx.GraphModule:
+    """Everything that ``ends`` need when ``starts`` are given; raises if that is not enough.
+
+    One end is returned as it is, several as a tuple; ``outgoing`` are the shapes to give them.
+    """
     needed: set[fx.Node] = set()
-    stack = [end]
+    stack = list(ends)
     while stack:
         node = stack.pop()
         if node not in needed:
             needed.add(node)
-            stack.extend(() if node is start else node.all_input_nodes)
-    if start not in needed or any(n.op == "placeholder" and n is not start for n in needed):
+            stack.extend(() if node in starts else node.all_input_nodes)
+    if any(n.op == "placeholder" and n not in starts for n in needed):
         raise TestbedError(
-            f"archive: {start.name!r} alone does not make {end.name!r}; "
-            "the split table is of another archive"
+            f"archive: {', '.join(n.name for n in starts)} alone does not make "
+            f"{', '.join(n.name for n in ends)}; the split table is of another archive"
         )
     graph = fx.Graph()
-    copies = {start: graph.placeholder("received")}
+    copies = {start: graph.placeholder("received") for start in starts}
     for node in module.graph.nodes:
-        if node in needed and node is not start:
+        if node in needed and node not in starts:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(copies[end])
-    _put_back_in_place(graph)
+    results = [copies[end] for end in ends]
+    _put_back_in_place(graph, frozenset(results))
+    for place, shape in enumerate(outgoing):
+        if tuple(at_images(size, shape[0]) for size in ends[place].meta["val"].shape) != shape:
+            results[place] = graph.call_function(aten.reshape.default, (results[place], [*shape]))
+    graph.output(results[0] if len(results) == 1 else tuple(results))
     return fx.GraphModule(module, graph)
 
 
-def _put_back_in_place(graph: fx.Graph) -> None:
+def _put_back_in_place(graph: fx.Graph, kept: frozenset[fx.Node]) -> None:
     """Overwrite operands that nobody else sees: functional activations cost 3 to 10 %.
 
-    An operand qualifies if its operator makes memory of its own and this node is its only user:
-    no view of it, no output, no placeholder and no parameter can then share its memory.
+    An operand qualifies if its operator makes memory of its own, it is not ``kept`` as a result,
+    and this node is its only user: no view, no placeholder and no parameter then shares its memory.
     """
     for node in graph.nodes:
         in_place = _IN_PLACE.get(node.target)
         operand = node.args[0] if in_place is not None else None
-        if isinstance(operand, fx.Node) and len(operand.users) == 1 and _is_fresh(operand):
+        if (
+            isinstance(operand, fx.Node)
+            and operand not in kept
+            and len(operand.users) == 1
+            and _is_fresh(operand)
+        ):
             before, after = operand.meta["val"], node.meta["val"]
             if before.shape == after.shape and before.dtype == after.dtype:
                 node.target = in_place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +14,8 @@ from testbed.errors import UserError
 from testbed.model.archive import load_archive
 from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
+
+Crossing = Tensor | tuple[Tensor, ...]
 
 
 class Engine:
@@ -56,38 +59,43 @@ class Engine:
             program = move_to_device_pass(program, self._device)
         module = flat_module(program, batch)
         self._whole = cut_whole(module)
-        inner = {s: table[s].nodes[0] for s in self.candidates if s not in (LOCAL, OFFLOAD)}
-        self._heads = {split: cut_head(module, node) for split, node in inner.items()}
-        self._tails = {split: cut_tail(module, node, batch) for split, node in inner.items()}
+        inner = [table[s] for s in self.candidates if s not in (LOCAL, OFFLOAD)]
+        self._heads = {point.split: cut_head(module, point, batch) for point in inner}
+        self._tails = {point.split: cut_tail(module, point, batch) for point in inner}
 
-    def head(self, split: str, x: Tensor) -> Tensor:
+    def head(self, split: str, x: Tensor) -> Crossing:
         """What crosses for a split, of uint8 pixels ``(N, 3, H, W)``; ``x`` is left as it was.
 
         ``offload`` gives ``x`` itself; ``local`` gives the logits; a split gives its
-        intermediate float32 tensor, on the accelerator, finished.
+        intermediate float32 tensor ``(N, *shape)``, or a tuple of them in the table's order, on
+        the accelerator, finished.
         """
         if split == OFFLOAD:
             return x
         if split == LOCAL:
             return self.whole(x)
-        return self._run(self._heads[split], x)
+        crossing: Crossing = self._run(self._heads[split], x)
+        return crossing
 
-    def tail(self, split: str, received: Tensor) -> Tensor:
+    def tail(self, split: str, received: Crossing) -> Tensor:
         """Logits ``(N, outputs)``, float32 on the CPU, of what crossed.
 
-        Owns ``received`` and may overwrite it. ``local`` has no tail: KeyError.
+        Owns ``received``, contiguous as :meth:`head` shapes it, and may overwrite it. ``local``
+        has no tail: KeyError.
         """
-        if split == OFFLOAD:
-            return self.whole(received)
-        return self._run(self._tails[split], received).cpu()
+        tensors = received if isinstance(received, tuple) else (received,)
+        module = self._whole if split == OFFLOAD else self._tails[split]
+        logits: Tensor = self._run(module, *tensors).cpu()
+        return logits
 
     def whole(self, x: Tensor) -> Tensor:
         """Logits ``(N, outputs)``, float32 on the CPU, of uint8 pixels ``(N, 3, H, W)``."""
-        return self._run(self._whole, x).cpu()
+        logits: Tensor = self._run(self._whole, x).cpu()
+        return logits
 
-    def _run(self, module: fx.GraphModule, x: Tensor) -> Tensor:
+    def _run(self, module: fx.GraphModule, *tensors: Tensor) -> Any:
         with torch.inference_mode():
-            result: Tensor = module(x.to(self._device))
+            result = module(*(tensor.to(self._device) for tensor in tensors))
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             return result
@@ -102,7 +110,13 @@ class Engine:
         verdict = dict.fromkeys(self.candidates, True)
         for _ in range(2):
             for split in self.candidates:
-                crossing = self.head(split, x).clone(memory_format=torch.contiguous_format)
+                crossing = _sent(self.head(split, x))
                 logits = crossing if split == LOCAL else self.tail(split, crossing)
-                verdict[split] &= torch.equal(logits, expected)
+                verdict[split] &= isinstance(logits, Tensor) and torch.equal(logits, expected)
         return verdict
+
+
+def _sent(crossing: Crossing) -> Crossing:
+    if isinstance(crossing, tuple):
+        return tuple(tensor.clone(memory_format=torch.contiguous_format) for tensor in crossing)
+    return crossing.clone(memory_format=torch.contiguous_format)

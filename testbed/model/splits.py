@@ -2,111 +2,108 @@
 
 Compression ratio, natural and compressive bottlenecks as in Bakhtiarnia et al., "Dynamic Split
 Computing for Efficient Deep Edge Intelligence" (arXiv 2205.11269), section 3: elements of the
-intermediate tensor over elements of the input; natural below 1; compressive below that of every
+intermediate tensors over elements of the input; natural below 1; compressive below that of every
 earlier natural bottleneck, the scan starting at 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from math import prod
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.export import ExportedProgram
 
 from testbed.model.archive import NETWORK_PREFIX
 from testbed.model.blocks import find_blocks
+from testbed.model.graphs import module_tree
+from testbed.model.live import Graph, positions_by_module, sample_shape
 from testbed.model.table import LOCAL, OFFLOAD, SplitPoint, SplitTable
+
+BLOCK, LAYER = "block", "layer"
+
+_Cut = tuple[str, tuple[fx.Node, ...]]  # its name and what crosses
 
 
 def split_table(
-    network: nn.Module, program: ExportedProgram, name: str, resolution: int
+    network: nn.Module,
+    program: ExportedProgram,
+    name: str,
+    resolution: int,
+    granularity: str = BLOCK,
+    tracer: str = "torch.export",
 ) -> SplitTable:
-    """``offload``, every block whose cut is one tensor, ``local``.
+    """``offload``, the cuts, ``local``.
 
     Args:
         network: the network that was exported, on real or fake tensors.
         program: its export by :func:`testbed.model.archive.export_program`.
         name: the model's name, kept in the table.
         resolution: height and width of the input in pixels.
+        granularity: ``block`` for every block whose cut is one tensor, ``layer`` for every cut.
+        tracer: how ``program`` was made, kept in the table.
     """
-    nodes = list(program.graph.nodes)
-    (source,) = (n for n in nodes if n.name == program.graph_signature.user_inputs[0])
-    (logits,) = program.graph.output_node().all_input_nodes
+    graph = Graph.of(program)
+    cuts = _layers(graph) if granularity == LAYER else _blocks(graph, network)
     input_shape = (3, resolution, resolution)
-    outputs = int(logits.meta["val"].shape[1])
-    last = _last_positions(nodes)
-    blocks = sorted(find_blocks(network, last), key=lambda block: last[block[0]])
-    lifetimes = _lifetimes(nodes, source)
-    points = [SplitPoint(OFFLOAD, -1, "input", (), (input_shape,), 1.0, False, False)]
-    least = 1.0
-    for index, (path, module) in enumerate(blocks):
-        node = _single_live(lifetimes, last[path])
-        shape = None if node is None else _sample_shape(node, source)
-        if node is None or shape is None or node is logits or (node.name,) == points[-1].nodes:
-            continue
-        ratio = torch.Size(shape).numel() / (3 * resolution**2)
-        points.append(
-            SplitPoint(
-                split=str(index),
-                index=index,
-                name=f"{path} ({type(module).__name__})",
-                nodes=(node.name,),
-                shapes=(shape,),
-                ratio=ratio,
-                natural=ratio < 1,
-                compressive=ratio < least,
-            )
-        )
-        least = min(least, ratio)
-    ratio = outputs / (3 * resolution**2)
-    points.append(
-        SplitPoint(LOCAL, len(blocks), "output", (logits.name,), ((outputs,),), ratio, False, False)
+    outputs = int(graph.logits.meta["val"].shape[1])
+    inner = tuple(_points(cuts, graph, prod(input_shape)))
+    ends = (
+        SplitPoint(OFFLOAD, -1, "input", (), (input_shape,), 1.0, False, False),
+        SplitPoint(
+            split=LOCAL,
+            index=len(inner),
+            name="output",
+            nodes=(graph.logits.name,),
+            shapes=((outputs,),),
+            ratio=outputs / prod(input_shape),
+            natural=False,
+            compressive=False,
+        ),
     )
-    return SplitTable(name, resolution, input_shape, outputs, tuple(points))
+    points = (ends[0], *inner, ends[1])
+    return SplitTable(name, resolution, input_shape, outputs, points, granularity, tracer)
 
 
-def _last_positions(nodes: Sequence[fx.Node]) -> dict[str, int]:
-    """Module path to the position of the last node that it executed."""
-    last = {}
-    for position, node in enumerate(nodes):
-        for path, _ in node.meta.get("nn_module_stack", {}).values():
-            # A second call of the same module is marked path@1.
-            last[path.removeprefix(NETWORK_PREFIX).partition("@")[0]] = position
-    return last
+def _blocks(graph: Graph, network: nn.Module) -> Iterator[_Cut]:
+    """Behind each executed block, where one tensor crosses."""
+    last = positions_by_module(graph.nodes, NETWORK_PREFIX)
+    blocks = sorted(find_blocks(module_tree(network), last), key=lambda block: last[block[0]])
+    for path, module in blocks:
+        live = graph.live_after(last[path])
+        if len(live) == 1:
+            yield f"{path} ({type(module).__name__})", live
 
 
-def _lifetimes(nodes: Sequence[fx.Node], source: fx.Node) -> Mapping[fx.Node, tuple[int, int]]:
-    """Where each tensor that depends on the pixels is made and last used.
-
-    Parameters, and what is computed from them or from sizes alone, are at hand on both sides.
-    """
-    position = {node: index for index, node in enumerate(nodes)}
-    dependent: dict[fx.Node, tuple[int, int]] = {}
-    for node in nodes:
-        if node is source or (
-            not _is_size(node) and any(n in dependent for n in node.all_input_nodes)
-        ):
-            users = (position[user] for user in node.users if not _is_size(user))
-            dependent[node] = (position[node], max(users, default=-1))
-    return dependent
+def _layers(graph: Graph) -> Iterator[_Cut]:
+    """Behind each operator; named by the module it belongs to."""
+    for position, live in graph.every_cut():
+        node = graph.nodes[position]
+        stack = list(node.meta.get("nn_module_stack", {}).values())
+        path = stack[-1][0].removeprefix(NETWORK_PREFIX) if stack else "forward"
+        operator = str(node.target).removeprefix("aten.").partition(".")[0]
+        if node.name.startswith("getitem"):  # one result of the operator before it
+            operator = str(node.args[0].target).removeprefix("aten.").partition(".")[0]  # type: ignore[union-attr]
+        yield f"{path.partition('@')[0]} ({operator})", live
 
 
-def _is_size(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt)
-
-
-def _single_live(lifetimes: Mapping[fx.Node, tuple[int, int]], cut: int) -> fx.Node | None:
-    live = [node for node, (made, used) in lifetimes.items() if made <= cut < used]
-    return live[0] if len(live) == 1 else None
-
-
-def _sample_shape(node: fx.Node, source: fx.Node) -> tuple[int, ...] | None:
-    """Shape without the batch; None where the tensor is no float32 batch of samples."""
-    value = node.meta["val"]
-    if not isinstance(value, Tensor) or value.dtype != torch.float32:
-        return None
-    batch, *sample = value.shape
-    if str(batch) != str(source.meta["val"].shape[0]) or any(type(n) is not int for n in sample):
-        return None
-    return tuple(sample)
+def _points(cuts: Iterable[_Cut], graph: Graph, input_elements: int) -> Iterator[SplitPoint]:
+    """Numbers the cuts that can be sent, and tells the bottlenecks among them."""
+    least, index, previous = 1.0, 0, tuple[fx.Node, ...]()
+    for name, live in cuts:
+        shapes = [sample_shape(node) for node in live]
+        sendable = tuple(shape for shape in shapes if shape is not None)
+        if len(sendable) < len(live) or graph.logits in live or live == previous:
+            continue
+        ratio = sum(map(prod, sendable)) / input_elements
+        yield SplitPoint(
+            split=str(index),
+            index=index,
+            name=name,
+            nodes=tuple(node.name for node in live),
+            shapes=sendable,
+            ratio=ratio,
+            natural=ratio < 1,
+            compressive=ratio < least,
+        )
+        least, index, previous = min(least, ratio), index + 1, live

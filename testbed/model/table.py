@@ -16,8 +16,8 @@ LOCAL, OFFLOAD = "local", "offload"
 class SplitPoint:
     """One place to cut; sizes are per sample, without the batch dimension.
 
-    ``split`` is its name in policies and records: ``offload``, ``local``, or the 0-based block
-    index in order of depth. ``nodes`` are the names of the graph nodes whose outputs cross.
+    ``split`` is its name in policies and records: ``offload``, ``local``, or the 0-based index in
+    order of depth. ``nodes`` are the names of the graph nodes whose outputs cross.
     """
 
     split: str
@@ -37,13 +37,18 @@ class SplitPoint:
 
 @dataclass(frozen=True)
 class SplitTable:
-    """Every split point of one model at one resolution, ``offload`` first and ``local`` last."""
+    """Every split point of one model at one resolution, ``offload`` first and ``local`` last.
+
+    ``granularity`` is ``block`` or ``layer``; ``tracer`` says how the graph was made, and why so.
+    """
 
     model: str
     resolution: int
     input_shape: tuple[int, ...]
     outputs: int
     points: tuple[SplitPoint, ...]
+    granularity: str = "block"
+    tracer: str = "torch.export"
 
     def __getitem__(self, split: str) -> SplitPoint:
         for point in self.points:
@@ -55,8 +60,11 @@ class SplitTable:
     def candidates(self, wanted: str | Iterable[str]) -> tuple[str, ...]:
         """``offload``, the wanted splits in order of depth, ``local``.
 
-        ``wanted`` is ``compressive``, ``natural``, or split names (which may include both ends).
+        ``wanted`` is ``compressive``, ``natural``, ``all``, or split names (which may include both
+        ends).
         """
+        if wanted == "all":
+            return tuple(point.split for point in self.points)
         if isinstance(wanted, str):
             middle = {p.split for p in self.points if getattr(p, wanted)}
         else:

@@ -1,105 +1,150 @@
-"""Networks by name, from torchvision. Orchestrator only."""
+"""Networks by name: ``torchvision:``, ``timm:``, ``python:`` and ``export:``. Orchestrator only."""
 
 from __future__ import annotations
 
-import difflib
-import functools
-import importlib.util
+import fnmatch
+import importlib
 import pickle
+import sys
+from functools import reduce
 from pathlib import Path
-from types import ModuleType
-from urllib.error import URLError
+from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from testbed.errors import UserError
 from testbed.model.archive import PixelNetwork, torch_warnings_silenced
+from testbed.model.graphs import exported_resolution, load_exported
+from testbed.model.library import DEFAULT_RESOLUTION, LIBRARIES
 
 RANDOM = "random"
-_DEFAULT_RESOLUTION = 224
 _CALIBRATION_IMAGES = 4
+_KEYS_SHOWN = 3
 
 
-@functools.cache
-def _torchvision() -> tuple[ModuleType, torch.library.Library | None]:
-    """``torchvision.models``, and the schemas that must live as long as it does.
-
-    torchvision's compiled operators do not load beside another build of torch, and its import
-    then fails on the missing operator ``torchvision::nms``. Its classifiers are pure Python, so
-    declaring the two operators that the import registers kernels for is enough.
-    """
-    schemas = None
-    spec = importlib.util.find_spec("torchvision")
-    if spec is None or spec.origin is None:
-        raise UserError("torchvision is not installed on this machine; run `make setup`")
-    if not any(_loads(library) for library in Path(spec.origin).parent.glob("_C*.so")):
-        schemas = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
-        for name in ("nms", "qnms"):
-            schemas.define(  # type: ignore[no-untyped-call]
-                f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-            )
-    with torch_warnings_silenced():
-        import torchvision.models
-    return torchvision.models, schemas
-
-
-def _loads(library: Path) -> bool:
-    try:
-        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
-    except OSError:
-        return False
-    return True
-
-
-def _require_classifier(name: str) -> ModuleType:
-    models, _ = _torchvision()
-    classifiers: list[str] = models.list_models(module=models)
-    if name in classifiers:
-        return models
-    if name in models.list_models():
+def parse_name(name: str) -> tuple[str, str]:
+    """Source and the name within it; a bare name is torchvision's."""
+    source, colon, rest = name.partition(":")
+    if not colon:
+        return "torchvision", name
+    if source not in (*LIBRARIES, "python", "export") or not rest:
         raise UserError(
-            f"model.name: {name!r} is no classifier; expected one such as efficientnet_b0"
+            f"model.name: expected torchvision:NAME, timm:NAME, python:package.module:callable or "
+            f"export:file.pt2, got {name!r}"
         )
-    close = difflib.get_close_matches(name, classifiers, n=3) or ["efficientnet_b0"]
-    raise UserError(f"model.name: unknown model {name!r}; did you mean {', '.join(close)}?")
+    return source, rest
+
+
+def list_models(pattern: str) -> list[str]:
+    """Names of both libraries' models that contain, or match as a glob, the pattern."""
+    glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    names = []
+    for source, library in LIBRARIES.items():
+        try:
+            names += [f"{source}:{name}" for name in library.names()]
+        except UserError:
+            if source != "timm":  # an extra: the list is whole without it
+                raise
+    return [n for n in names if fnmatch.fnmatch(n, glob) or fnmatch.fnmatch(n.split(":")[1], glob)]
 
 
 def native_resolution(name: str) -> int:
-    """Height and width in pixels that the model's published weights were made for."""
-    models = _require_classifier(name)
-    weights = next(iter(models.get_model_weights(name)), None)
-    if weights is None:
-        return _DEFAULT_RESOLUTION
-    return int(weights.transforms.keywords["crop_size"])
+    """Height and width in pixels that the model was made for; 224 where nothing says."""
+    source, rest = parse_name(name)
+    if source == "export":
+        return exported_resolution(Path(rest))
+    return LIBRARIES[source].native_resolution(rest) if source in LIBRARIES else DEFAULT_RESOLUTION
+
+
+def sketch(name: str) -> nn.Module:
+    """The network in eval mode for its shapes alone: fake tensors where its source allows."""
+    source, rest = parse_name(name)
+    if source not in LIBRARIES:
+        return _make(source, rest).eval()
+    try:
+        with FakeTensorMode(), _NothingDrawn():  # type: ignore[no-untyped-call]
+            return _make(source, rest).eval()
+    except DataDependentOutputException:  # RegNet computes its widths with tensors
+        return _make(source, rest).eval()
+
+
+class _NothingDrawn(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers initialisers that ask whether a drawn value is to be drawn again: no.
+
+    Fake tensors have no values to tell; every other question about one is refused.
+    """
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return False
+        return func(*args, **(kwargs or {}))
 
 
 def build(name: str, weights: str, seed: int, resolution: int) -> nn.Module:
     """The network in eval mode.
 
     Args:
-        name: a torchvision classifier such as ``efficientnet_b0``.
-        weights: ``random`` (drawn from ``seed``), the path of a state-dict file, or the name of
-            published weights such as ``IMAGENET1K_V1``, which torch downloads.
+        name: such as ``efficientnet_b0``, ``timm:resnet50``, ``python:my_pkg.nets:build`` (a
+            callable without arguments) or ``export:file.pt2``.
+        weights: ``random`` (drawn from ``seed``; a callable's own network stays as it made it, an
+            exported one has its own), the path of a state-dict file, or the name of published
+            weights, which the library downloads.
         seed: of the random weights.
         resolution: height and width of the input in pixels.
 
     Raises UserError for an unknown name, weights that do not fit, or a hub out of reach.
     """
-    models = _require_classifier(name)
+    source, rest = parse_name(name)
     with torch_warnings_silenced(), torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         if weights == RANDOM:
-            network = models.get_model(name, weights=None).eval()
-            _wake(network)
-            _calibrate(network, resolution)
+            network = _make(source, rest).eval()
+            if source in LIBRARIES:
+                _wake(network)
+                _calibrate(network, name, resolution)
+        elif source == "export":
+            raise UserError(f"model.weights: {name} brings its own; leave weights out")
         elif Path(weights).is_file():
-            network = models.get_model(name, weights=None)
+            network = _make(source, rest)
             _load_state(network, Path(weights))
+        elif source in LIBRARIES:
+            network = LIBRARIES[source].published(rest, weights)
         else:
-            network = _published(models, name, weights)
-    assert isinstance(network, nn.Module)
+            raise UserError(f"model.weights: no such file: {weights}")
     return network.eval()
+
+
+def _make(source: str, rest: str) -> nn.Module:
+    if source == "export":
+        return load_exported(Path(rest))
+    return LIBRARIES[source].make(rest) if source in LIBRARIES else _call(rest)
+
+
+def _call(target: str) -> nn.Module:
+    """What ``package.module:callable`` returns; found from the working directory too."""
+    module_name, _, attribute = target.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        module: Any = importlib.import_module(module_name)
+        network = reduce(getattr, attribute.split("."), module)()
+    except Exception as error:  # the user's own code: it may raise anything
+        raise UserError(
+            f"model.name: python:{target}: {type(error).__name__}: {error}; expected "
+            "python:package.module:callable, importable from here, callable without arguments"
+        ) from error
+    finally:
+        sys.path.remove(here)
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"model.name: python:{target}: expected an nn.Module, got {type(network).__name__}"
+        )
+    return network
 
 
 def _wake(network: nn.Module) -> None:
@@ -109,7 +154,7 @@ def _wake(network: nn.Module) -> None:
             nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
-def _calibrate(network: nn.Module, resolution: int) -> None:
+def _calibrate(network: nn.Module, name: str, resolution: int) -> None:
     """Give batch norms the statistics of noise images.
 
     Fresh ones pretend to have seen unit variance, so that the activations of a deep random network
@@ -120,38 +165,48 @@ def _calibrate(network: nn.Module, resolution: int) -> None:
     for norm in norms:
         norm.reset_running_stats()
         norm.train().momentum = None  # a plain average over what is seen
-    with torch.no_grad():
-        pixels = torch.randint(0, 256, (_CALIBRATION_IMAGES, 3, resolution, resolution))
-        PixelNetwork(network)(pixels.to(torch.uint8))
+    pixels = torch.randint(0, 256, (_CALIBRATION_IMAGES, 3, resolution, resolution))
+    try:
+        with torch.no_grad():
+            PixelNetwork(network)(pixels.to(torch.uint8))
+    except Exception as error:  # a network says in its own way that an input does not fit
+        raise UserError(
+            f"model {name} refuses {resolution}x{resolution} images ({type(error).__name__}: "
+            f"{str(error).strip().partition(chr(10))[0]}); leave model.resolution out for its own"
+        ) from error
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.eval().momentum = momentum
 
 
 def _load_state(network: nn.Module, path: Path) -> None:
     try:
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise TypeError(f"expected a dict of tensors, got {type(state).__name__}")
+        reason = _misfit(network, state)
     except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
         reason = " ".join(str(error).split())[:300]
+    if reason:
         raise UserError(
             f"model.weights: {path}: is no state dict of this model ({reason}); "
             "write one with torch.save(model.state_dict(), file)"
-        ) from error
-
-
-def _published(models: ModuleType, name: str, weights: str) -> nn.Module:
-    known = models.get_model_weights(name)
-    if weights not in known.__members__ and weights != "DEFAULT":
-        names = ", ".join(known.__members__) or "no published ones"
-        raise UserError(
-            f"model.weights: {weights!r} is neither {RANDOM!r}, nor a file, nor published weights "
-            f"of {name} ({names})"
         )
-    entry = known[weights] if weights != "DEFAULT" else known.DEFAULT
-    try:
-        network: nn.Module = models.get_model(name, weights=entry)
-    except (URLError, OSError) as error:
-        raise UserError(
-            f"model.weights: cannot download {entry.url} ({error}); fetch it by other means and "
-            "give the file's path as weights"
-        ) from error
-    return network
+    network.load_state_dict(state)
+
+
+def _misfit(network: nn.Module, state: dict[str, Any]) -> str:
+    """What does not fit, the first few keys of each kind; empty where all does."""
+    own = network.state_dict()
+    both = own.keys() & state.keys()
+    kinds = {
+        "missing": own.keys() - both,
+        "unexpected": state.keys() - both,
+        "of another shape": {k for k in both if own[k].shape != getattr(state[k], "shape", None)},
+    }
+    parts = []
+    for kind, keys in kinds.items():
+        if keys:
+            first = ", ".join([key for key in (*own, *state) if key in keys][:_KEYS_SHOWN])
+            more = ", …" if len(keys) > _KEYS_SHOWN else ""
+            parts.append(f"{len(keys)} {kind}: {first}{more}")
+    return "; ".join(parts)

@@ -13,7 +13,7 @@ import torch
 
 from testbed.config.experiment import ModelSpec
 from testbed.errors import UserError
-from testbed.model import zoo
+from testbed.model import library, zoo
 from testbed.model.cache import Prepared, _key, prepare
 from testbed.model.engine import Engine
 
@@ -154,7 +154,7 @@ def test_weights_from_a_file(tmp_path: Path) -> None:
 
 
 def test_no_logits_of_a_random_network_are_all_zero() -> None:
-    models, _ = zoo._torchvision()
+    models, _ = library._torchvision()
     network = models.VisionTransformer(32, 16, 1, 2, 8, 8)  # its last layer starts at zero
     assert not network.heads.head.weight.any()
     zoo._wake(network)

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import pytest
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
-from testbed.model import zoo
 from testbed.model.archive import export_program
 from testbed.model.blocks import find_blocks
+from testbed.model.bottlenecks import find_bottlenecks
 from testbed.model.splits import split_table
 from testbed.model.table import SplitTable
 
 
 def table_of(network: nn.Module, resolution: int) -> SplitTable:
-    return split_table(network, export_program(network, resolution), "net", resolution)
+    return split_table(network, export_program(network, resolution)[0], "net", resolution)
 
 
-def test_efficientnet_v2_s_counts() -> None:
-    resolution = zoo.native_resolution("efficientnet_v2_s")
-    with FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone: no weights, no arithmetic
-        models, _ = zoo._torchvision()
-        table = table_of(models.efficientnet_v2_s().eval(), resolution)
-    inner = table.points[1:-1]
-    assert (len(inner), sum(p.natural for p in inner), resolution) == (40, 34, 384)
-    assert {p.split: round(p.ratio, 4) for p in inner if p.compressive} == {
-        "6": 0.3333,
-        "10": 0.1667,
-        "25": 0.0833,
-    }
+PUBLISHED = {
+    "efficientnet_b0": (224, 16, 15, {1: 0.5, 3: 0.2083, 5: 0.1042, 11: 0.0625}),
+    "efficientnet_v2_s": (384, 40, 34, {6: 0.3333, 10: 0.1667, 25: 0.0833}),
+    "timm:tf_efficientnetv2_b0": (224, 21, 20, {1: 0.6667, 3: 0.25, 5: 0.125, 13: 0.0625}),
+    "regnet_y_400mf": (224, 16, 15, {1: 0.5417, 4: 0.2708, 10: 0.1432}),
+    "vit_b_16": (224, 12, 0, {}),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_bottlenecks(name: str) -> None:
+    resolution, blocks, natural, compressive = PUBLISHED[name]
+    found = find_bottlenecks(name, None)
+    assert found.table.resolution == resolution
+    assert (len(found.points), sum(p.natural for p in found.points)) == (blocks, natural)
+    assert {p.index: round(p.ratio, 4) for p in found.points if p.compressive} == compressive
+    assert [p.index for p in found.points] == list(range(blocks))
+    assert list(found.head_shares) == sorted(found.head_shares)
 
 
 class Unit(nn.Module):
