@@ -58,7 +58,7 @@ def _hold(
     with tempfile.TemporaryDirectory(prefix="testbed-link-") as name, signals_interrupt():
         folder = Path(name)
         (folder / "logs").mkdir()
-        with LinkSession(experiment, inventory, folder, out.stage) as session:
+        with LinkSession(experiment, inventory, folder, out.stage, lab_id=args.lab) as session:
             session.on_record = meter.record
             try:
                 with Live(console=out.console, get_renderable=meter.line, refresh_per_second=2):
@@ -182,6 +182,7 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("--end", choices=("loop", "hold", "stop"), default="loop")
     held.append(verb)
     for verb in held:
+        verb.add_argument("--lab", help="the virtual lab's id (default: the one up, or a new one)")
         verb.add_argument(
             "--duration", type=quantity(parse_duration_ns), help="default: until interrupted"
         )

@@ -34,9 +34,8 @@ def command_line(role: str, host: Host, deployed: str, sudo: bool) -> list[str]:
     return _python(host, deployed, role_environment(role, host), MODULES[role], sudo)
 
 
-def recover_command(host: Host, deployed: str, action: str) -> list[str]:
-    """The argv that restores, clears or shows a host's link, outside any role."""
-    module = ("testbed.link.recover", action)
+def module_command(host: Host, deployed: str, *module: str) -> list[str]:
+    """The argv of a module that is no role: it prints one JSON line and ends."""
     return _python(host, deployed, dict(host.environment), module, host.sudo)
 
 

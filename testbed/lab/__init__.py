@@ -5,9 +5,9 @@ What a lab is made of is written in its journal before it is made, so that it ca
 whatever happened to whoever made it.
 """
 
-from testbed.lab.attach import attach
+from testbed.lab.attach import attach, the_lab
 from testbed.lab.enter import shell
 from testbed.lab.lab import Lab, status
 from testbed.lab.teardown import down, down_all
 
-__all__ = ["Lab", "attach", "down", "down_all", "shell", "status"]
+__all__ = ["Lab", "attach", "down", "down_all", "shell", "status", "the_lab"]

@@ -11,6 +11,17 @@ from testbed.lab.lab import _filled
 from testbed.lab.layout import plan_layout
 
 
+def the_lab(lab_id: str | None = None) -> str | None:
+    """The lab asked for, or the only one that is up, or None where none is.
+
+    Raises UserError where several are up and none is named.
+    """
+    labs = journal.lab_ids()
+    if lab_id is None and len(labs) > 1:
+        raise UserError(f"several labs are up: {', '.join(labs)}; name one with --lab")
+    return lab_id or next(iter(labs), None)
+
+
 def attach(inventory: Inventory, lab_id: str) -> Inventory:
     """The inventory as ``Lab.up`` filled it in; raises UserError where the lab has other hosts."""
     lab = journal.read(lab_id)

@@ -12,12 +12,12 @@ from testbed.config import Experiment, Inventory
 from testbed.errors import HostError
 from testbed.hosts.connection import Connection, connect_all, each
 from testbed.hosts.deploy import deploy
-from testbed.hosts.launch import recover_command
+from testbed.hosts.launch import module_command
 from testbed.hosts.preflight import shaping_hosts
 from testbed.link import recover as local
+from testbed.orchestrator.campaign import load_traces
 from testbed.orchestrator.plan import Plan, make_schedules, schedule_json
 from testbed.orchestrator.session import OnStage, Session
-from testbed.traces.formats import load_trace
 
 ANSWER_TIMEOUT_S = 30.0
 Lines = list[dict[str, Any]]
@@ -36,21 +36,21 @@ class LinkSession(Session):
         folder: Path,
         on_stage: OnStage,
         verifies: bool = False,
+        lab_id: str | None = None,
     ) -> None:
-        sides = [s for link in experiment.links.values() for s in (link.uplink, link.downlink)]
-        traces = {str(s.trace): load_trace(s.trace) for s in sides if s.trace is not None}
-        plan = Plan((), (), make_schedules(experiment, traces))
+        plan = Plan((), (), make_schedules(experiment, load_traces(experiment)))
         super().__init__(experiment, inventory, plan, None, folder, on_stage)
         self._verifies = verifies
+        self._lab_id = lab_id
 
     def __enter__(self) -> LinkSession:
         super().__enter__()
         return self
 
     def _open_lab(self) -> None:
-        if lab_ids := [found["lab_id"] for found in lab.status()]:
-            self.inventory = lab.attach(self.inventory, lab_ids[-1])
-            self._stage(f"lab: {lab_ids[-1]}, which is up")
+        if (lab_id := lab.the_lab(self._lab_id)) is not None:
+            self.inventory = lab.attach(self.inventory, lab_id)
+            self._stage(f"lab: {lab_id}, which is up")
         else:
             super()._open_lab()
 
@@ -112,7 +112,7 @@ def _on_hosts(inventory: Inventory, action: str) -> dict[str, Lines]:
 
 def _on_host(connection: Connection, action: str) -> Lines:
     deployed = deploy(connection, {"link"})
-    done = connection.run(recover_command(connection.host, deployed, action))
+    done = connection.run(module_command(connection.host, deployed, "testbed.link.recover", action))
     if done.status != 0:
         told = done.stderr.decode(errors="replace").strip().splitlines()
         raise HostError(connection.name, f"{action}: {told[-1] if told else done.status}")
