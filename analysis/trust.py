@@ -45,6 +45,7 @@ def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> lis
     notes = (
         _transfer_doubts(transfers, FIDELITY_BOUND, FIDELITY_GRAVE),
         _query_doubts(queries),
+        _trace_doubts(data),
         _axis_doubts(data),
         _host_doubts(data),
     )
@@ -115,6 +116,17 @@ def _axis_doubts(data: Dataset) -> Iterator[str]:
             "Clock offsets are missing, so device and router are set side by side by the start of "
             f"each (milliseconds apart) in {_some(apart)}."
         )
+
+
+def _trace_doubts(data: Dataset) -> Iterator[str]:
+    """Directions that follow a trace of the other one, as the experiment's author chose."""
+    told = {
+        f"Link {run.link}: {used_as}, though a network's two directions differ."
+        for run in data.runs
+        for schedule in run.schedules.values()
+        if (used_as := schedule.get("as"))
+    }
+    yield from sorted(told)
 
 
 def _query_doubts(queries: pd.DataFrame) -> Iterator[str]:

@@ -219,7 +219,7 @@ def test_ucc_averages_rows_of_one_second_and_is_in_kbit(tmp_path) -> None:
 def test_ucc_idle_and_missing_rows_are_gaps_and_no_outage(tmp_path) -> None:
     rows = [
         ucc_5g("01", "0", "I"), ucc_5g("04", "1000"), ucc_5g("05", "0", "I"), ucc_5g("06", "-"),
-        ucc_5g("07", "4000"), ucc_5g("08", "0", "I"),
+        ucc_5g("07", "4000", "VD"), ucc_5g("08", "0", "V"),
     ]  # fmt: skip
     found = read(tmp_path, UCC_5G_HEADER + "".join(rows))
     assert steps(found, "down") == [(0, 3, 1.0), (3, 4, 4.0)]
@@ -238,7 +238,7 @@ def test_ucc_a_second_missed_by_jitter_is_no_gap_but_two_are(tmp_path) -> None:
     [
         (ucc_5g("03", "5"), "expected a time after that of the line before"),
         (ucc_5g("05", "5").replace("2019.12.16", "16/12/19"), "a time such as 2019.12.16_13.40.04"),
-        (ucc_5g("05", "5", "X"), "expected State D or I, got 'X'"),
+        (ucc_5g("05", "5", "X"), "expected State D, VD, I, V, got 'X'"),
         (ucc_5g("05", "many"), "expected kbit/s, got 'many'"),
         (ucc_5g("05", "5").rstrip() + ",9\n", "expected 26 values"),
     ],

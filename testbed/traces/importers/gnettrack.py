@@ -10,6 +10,9 @@ from testbed.traces.importers.samples import Points
 from testbed.traces.importers.source import BadLine, Request, Source, Table, number
 from testbed.traces.trace import SECOND_NS
 
+# Data, idle, voice, both: without data a row says 0 because nothing was asked for.
+_CARRIES = {"D": True, "VD": True, "I": False, "V": False}
+
 
 def recognise(head: list[str], *, last: str) -> bool:
     """The header of the app, with the columns that only the one set has."""
@@ -21,15 +24,15 @@ def read(source: Source, request: Request) -> Reading:
     """The downlink; rows of one second are averaged, since the clock shows whole seconds.
 
     UL_bitrate is what acknowledgements and the app sent under a download, never a capacity, so it
-    is not read. Idle rows (State I) say 0 because nothing was asked for: they are gaps.
+    is not read. Rows without data (idle, voice) say 0 and are gaps, no capacity of 0.
     """
     points = Points(SECOND_NS, merge=True)
     for line_number, cells in Table(source, ("Timestamp", "DL_bitrate", "State")).rows():
         stamp, rate, state = cells
         with source.judge(line_number):
-            if state not in ("D", "I"):
-                raise BadLine("State D or I", state)
-            missing = rate == "-" or state == "I"
+            if state not in _CARRIES:
+                raise BadLine(f"State {', '.join(_CARRIES)}", state)
+            missing = rate == "-" or not _CARRIES[state]
             rates = None if missing else (round(number(rate, "kbit/s") * 1000),)
             points.add(line_number, _time_ns(stamp), rates)
     return Reading(points.segments())
@@ -51,7 +54,8 @@ def _format(name: str, about: str, source: str, licence: str, last: str) -> Form
         source=source,
         licence=licence,
         method="each second's mean holds until the next row, 2 s at most; idle rows are gaps",
-        counts="bytes as the phone counts them, taken as IP bytes",
+        counts="what the phone received, taken as IP bytes; under a streaming app its demand, "
+        "a capacity only under a download",
         recognise=partial(recognise, last=last),
         read=read,
         direction="down",
