@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from testbed.config.fields import DurationNs, Name, RateBps, SizeBytes, Strict, read_yaml
+from testbed.config.fields import DurationNs, Name, RateBps, Share, SizeBytes, Strict, read_yaml
 from testbed.encodings import parse_features, parse_input
 from testbed.errors import UserError
 
@@ -41,8 +41,26 @@ class EncodingSpec(Strict):
     features: FeatureEncoding = "float32"
 
 
+class GilbertSpec(Strict):
+    """Bursty loss: chances a packet of entering and leaving the bad state, and loss in each."""
+
+    to_bad: Annotated[Share, Field(gt=0)]
+    to_good: Annotated[Share, Field(gt=0)]
+    loss_bad: Share = 1.0
+    loss_good: Share = 0.0
+
+    @property
+    def mean(self) -> float:
+        """The long-run share of packets lost."""
+        bad = self.to_bad / (self.to_bad + self.to_good)
+        return bad * self.loss_bad + (1 - bad) * self.loss_good
+
+
 class DirectionSpec(Strict):
-    """One direction of the link: a constant rate or one direction of a bandwidth trace."""
+    """One direction of the link: a constant rate or one direction of a bandwidth trace.
+
+    All but the rate is netem's. Jitter keeps the order of packets unless ``reorder`` is given.
+    """
 
     rate: RateBps | None = None
     trace: Path | None = None
@@ -50,8 +68,32 @@ class DirectionSpec(Strict):
     direction: Literal["up", "down", "as-uplink", "as-downlink"] | None = None
     delay: DurationNs = 0
     jitter: DurationNs = 0
-    loss: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    jitter_correlation: Share = 0.0
+    distribution: Literal["uniform", "normal", "pareto"] = "uniform"
+    loss: Annotated[Share, Field(lt=1)] = 0.0
+    loss_correlation: Share = 0.0
+    gilbert: GilbertSpec | None = None
+    duplicate: Share = 0.0
+    reorder: Share = 0.0
+    corrupt: Share = 0.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     queue: SizeBytes = 256_000
+    queue_time: DurationNs | None = None  # at the highest rate, in place of queue
+
+    @property
+    def mean_loss(self) -> float:
+        """The share of packets that is to be lost."""
+        return self.gilbert.mean if self.gilbert else self.loss
+
+    @model_validator(mode="after")
+    def _possible(self) -> DirectionSpec:
+        if self.jitter > self.delay:
+            raise ValueError("jitter: expected at most the delay: nothing arrives before it left")
+        if self.loss and self.gilbert:
+            raise ValueError("expected one of loss (a share) and gilbert (bursts), got both")
+        if self.reorder and not self.delay:
+            raise ValueError("reorder: needs a delay: the packets chosen overtake delayed ones")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> DirectionSpec:
@@ -67,6 +109,7 @@ class LinkSpec(Strict):
     downlink: DirectionSpec
     step: Annotated[DurationNs, Field(ge=10_000_000, le=10 * SECOND_NS)] = 100_000_000
     end: Literal["loop", "hold", "stop"] = "loop"
+    outage: Literal["drop", "hold", "down"] | None = None  # what a trace's gaps do; None: floored
     congestion_control: str | None = None
 
     @model_validator(mode="after")
@@ -228,6 +271,19 @@ class SweepSpec(Strict):
         return self
 
 
+class CrossSpec(Strict):
+    """Every one of these policies under every one of these links and loads; default: all there are.
+
+    A policy under a condition that two crosses name is run once a trial, for as many trials as the
+    larger of them asks.
+    """
+
+    links: tuple[Name, ...] = ()
+    loads: tuple[Name, ...] = ()
+    policies: tuple[str, ...] = ()
+    trials: Annotated[int, Field(ge=1)] | None = None
+
+
 class Experiment(Strict):
     """One experiment, as a person wrote it."""
 
@@ -240,6 +296,7 @@ class Experiment(Strict):
     links: dict[Name, LinkSpec] = Field(min_length=1)
     loads: dict[Name, LoadSpec] = Field(default={"none": LoadSpec()}, min_length=1)
     policies: tuple[str, ...] = Field(min_length=1)
+    crosses: tuple[CrossSpec, ...] = (CrossSpec(),)
     arrivals: ArrivalSpec = ArrivalSpec()
     probe: ProbeSpec = ProbeSpec()
     run: RunSpec = RunSpec()
@@ -259,6 +316,19 @@ class Experiment(Strict):
         if len(set(policies)) != len(policies):
             raise ValueError("a policy is listed twice")
         return policies
+
+    @model_validator(mode="after")
+    def _crosses_of_what_there_is(self) -> Experiment:
+        for index, cross in enumerate(self.crosses):
+            for part, known in (
+                ("links", set(self.links)),
+                ("loads", set(self.loads)),
+                ("policies", set(self.policies)),
+            ):
+                unknown = [name for name in getattr(cross, part) if name not in known]
+                if unknown:
+                    raise ValueError(f"crosses.{index}.{part}: {unknown[0]!r} is not among {part}")
+        return self
 
     @model_validator(mode="after")
     def _deadline_for_its_policy(self) -> Experiment:

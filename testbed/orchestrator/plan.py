@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import product
 from typing import Any
 
 from testbed.config.experiment import DirectionSpec, Experiment
@@ -72,7 +73,9 @@ def make_schedules(
             if spec.direction == f"as-{side}":
                 taken = "down" if own == "up" else "up"
                 used_as = f"{side} from {_TRACE_KIND[taken]} trace"
-            schedule = trace.schedule(taken, link.step, end=link.end)
+            schedule = trace.schedule(
+                taken, link.step, end=link.end, outage=link.outage is not None
+            )
             schedules[name][side] = replace(schedule, used_as=used_as)
     return schedules
 
@@ -95,23 +98,36 @@ def expand_policies(experiment: Experiment, table: SplitTable) -> tuple[str, ...
     return tuple(dict.fromkeys(names))
 
 
+def _crossed(experiment: Experiment, table: SplitTable) -> dict[tuple[int, str, str], list[str]]:
+    """(trial, link, load) → the policies that some cross asks for there."""
+    expand_policies(experiment, table)  # all are checked, whether or not a cross names them
+    wanted: dict[tuple[int, str, str], list[str]] = {}
+    for cross in experiment.crosses:
+        names = cross.policies or experiment.policies
+        policies = expand_policies(experiment.model_copy(update={"policies": names}), table)
+        for block in product(
+            range(cross.trials or experiment.run.trials),
+            cross.links or experiment.links,
+            cross.loads or experiment.loads,
+        ):
+            there = wanted.setdefault(block, [])
+            there += [policy for policy in policies if policy not in there]
+    return wanted
+
+
 def make_plan(
     experiment: Experiment, table: SplitTable, traces: Mapping[str, BandwidthTrace]
 ) -> Plan:
     """Every link × load × trial is a block; blocks and the policies within are shuffled by seed."""
-    policies = expand_policies(experiment, table)
     schedules = make_schedules(experiment, traces)
     shuffle = random.Random(experiment.seed).shuffle
-    blocks = [
-        (link, load, trial)
-        for trial in range(experiment.run.trials)
-        for link in experiment.links
-        for load in experiment.loads
-    ]
+    wanted = _crossed(experiment, table)
+    blocks = list(wanted)
     shuffle(blocks)
     runs: list[PlannedRun] = []
-    for link, load, trial in blocks:
-        order = list(policies)
+    for block in blocks:
+        trial, link, load = block
+        order = wanted[block]
         shuffle(order)
         condition = _digest(experiment, load, schedules[link])
         for policy in order:

@@ -136,6 +136,8 @@ class Agent:
         if outcome.status == "ok":
             if outcome.span_bytes is not None and outcome.span_ns is not None:
                 self._rate.add(outcome.now_ns, outcome.span_bytes, outcome.span_ns)
+            if outcome.kind == "probe":
+                self._wait.add(outcome.now_ns, outcome.wait_ns)
             candidate = self._by_split.get(outcome.split)
             # A warm-up's tail is slow for reasons of its own, and a probe has none.
             if candidate is not None and outcome.split != LOCAL and outcome.kind == "measured":

@@ -152,6 +152,9 @@ def _listen(address: str, port: int) -> socket.socket:
 
 def _execute(engine: Engine, decoder: Decoder, job: Job) -> None:
     """Decode and run one tail; whatever fails is told to the job's connection."""
+    if job.layout is None:
+        job.finished.put(job)
+        return
     try:
         begun_ns = monotonic_ns()
         received = decoder.decode(job.layout, job.received)

@@ -63,9 +63,12 @@ class WrongToken(WireError):
 
 @dataclass
 class Job:
-    """One tail to run: the executor fills in the answer and puts the job into ``finished``."""
+    """One tail to run: the executor fills in the answer and puts the job into ``finished``.
 
-    layout: Layout
+    Without a layout it is a probe's place in the queue, and runs nothing.
+    """
+
+    layout: Layout | None
     received: memoryview
     logits: Tensor
     finished: SimpleQueue[Job]
@@ -213,24 +216,23 @@ class _Conversation:
             )
             if frame.span_bytes and frame.span_ns and self._service.terms.burst_from_rate:
                 self._rate_bps = frame.span_bytes * 8e9 / frame.span_ns
-            if frame.header.kind == Kind.PROBE:
-                self._answer(frame, None, _NO_DIGEST)
-            else:
-                self._run_tail(frame)
+            self._serve(frame, frame.header.kind == Kind.PROBE)
 
-    def _run_tail(self, frame: Frame) -> None:
+    def _serve(self, frame: Frame, probe: bool) -> None:
+        """Queue for the executor and answer; a probe too, so that it tells of the queue."""
         verify = frame.header.flags & VERIFY
         digest = hashlib.sha256(frame.payload).digest() if verify else _NO_DIGEST
-        layout = self._allowed.by_id[frame.header.split]
+        layout = None if probe else self._allowed.by_id[frame.header.split]
         self._service.submit(Job(layout, frame.payload, self._logits, self._finished))
         job = self._finished.get()
         if job.fault is not None:
-            raise WireError(f"tail of split {layout.split}: {job.fault}")
+            where = f"tail of split {layout.split}" if layout else "probe"
+            raise WireError(f"{where}: {job.fault}")
         self._answer(frame, job, digest)
 
-    def _answer(self, frame: Frame, job: Job | None, digest: bytes) -> None:
-        decode_ns, tail_ns = (job.decode_ns, job.tail_ns) if job else (0, 0)
-        logits = self._reply if job else b""
+    def _answer(self, frame: Frame, job: Job, digest: bytes) -> None:
+        decode_ns, tail_ns = job.decode_ns, job.tail_ns
+        logits = self._reply if job.layout else b""
         wait_ns = monotonic_ns() - frame.arrived_ns - decode_ns - tail_ns
         times = ServerTimes(wait_ns, decode_ns, tail_ns, frame.span_bytes, frame.span_ns, digest)
         meta = times.pack()
@@ -243,7 +245,7 @@ class _Conversation:
             "query",
             peer=self._peer,
             query=frame.query,
-            split=job.layout.split if job else None,
+            split=job.layout.split if job.layout else None,
             wait_ns=wait_ns,
             decode_ns=decode_ns,
             tail_ns=tail_ns,

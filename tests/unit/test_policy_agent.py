@@ -152,3 +152,13 @@ def test_cycle_needs_no_profile_and_says_when_it_is_done() -> None:
 def test_dynamic_without_a_profile_is_refused() -> None:
     with pytest.raises(UserError, match="needs a profile"):
         Agent(make_policy("dynamic", SPLITS, seed=1), (), 0, PROBE)
+
+
+def test_a_probe_tells_of_the_queue() -> None:
+    one = agent()
+    one.observe(outcome(0, "offload", 40 * MBIT))
+    assert one.decide(1).split == "offload"
+    for i in range(2):
+        probe = replace(outcome(i * 300 * MS), split="", tail_ns=0, kind="probe", wait_ns=S)
+        one.observe(probe)
+    assert one.decide(300 * MS).split == "local"

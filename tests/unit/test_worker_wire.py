@@ -242,7 +242,8 @@ class Server:
 
     def execute(self) -> None:
         while (job := self.service.jobs.get()) is not None:
-            job.logits.fill_(float(self.decoder.decode(job.layout, job.received).sum()))
+            if job.layout is not None:
+                job.logits.fill_(float(self.decoder.decode(job.layout, job.received).sum()))
             job.finished.put(job)
 
     def endpoint(self, token: str = "secret") -> Endpoint:
