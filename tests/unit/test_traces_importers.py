@@ -452,6 +452,14 @@ def test_csv_times_may_be_dates(tmp_path) -> None:
         read(tmp_path, text.replace("2026-03-29T02", "later"), columns={"up": "v"}, **said)
 
 
+@pytest.mark.parametrize("name", ["csv", "testbed"])
+def test_columns_tell_their_direction_themselves(tmp_path, name) -> None:
+    own = {**OWN, "columns": {"up": "rx"}}
+    text, said = (CSV, own) if name == "csv" else (RECOGNISED[name][0], {})
+    with pytest.raises(UserError, match="--direction means nothing here"):
+        read(tmp_path, text, direction="down", **said)
+
+
 def test_csv_without_its_unit_or_columns_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="needs --up-column or --down-column"):
         read(tmp_path, CSV, format="csv")

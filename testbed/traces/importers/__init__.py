@@ -77,6 +77,8 @@ def import_trace(path: Path, request: Request) -> Imported:
     _refuse_useless(path, found, request)
     direction = _direction(path, found, request)
     reading = found.read(source, request)
+    if reading.directions and direction:
+        raise UserError(f"{path}: --direction means nothing here: each column tells its own")
     directions = reading.directions or ((direction,) if direction else ())
     if not directions:
         raise UserError(
