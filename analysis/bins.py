@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from analysis.bootstrap import Floats, Interval, interval
 from analysis.metrics import counted, spread
@@ -64,20 +64,21 @@ def gain(dynamic: pd.DataFrame, other: pd.DataFrame) -> tuple[Interval, Interval
     a, b = both["a"], both["b"]
     if not len(a) or not a["n"].sum() or not b["n"].sum():
         return Interval.unknown(float("nan")), Interval.unknown(float("nan"))
-    arrays = {(k, c): t[c].to_numpy(float) for k, t in both.items() for c in ("sum", "n", "mean")}
+    columns = [table[c].to_numpy(float) for table in (a, b) for c in ("sum", "n", "mean")]
 
-    def queries(index: NDArray[np.intp]) -> Floats:
-        mean = {k: arrays[k, "sum"][index].sum(-1) / arrays[k, "n"][index].sum(-1) for k in "ab"}
-        return np.asarray(1 - mean["a"] / mean["b"])
+    a_sum, a_n, a_mean, b_sum, b_n, b_mean = columns
 
-    def moments(index: NDArray[np.intp]) -> Floats:
-        return np.asarray(
-            1 - arrays["a", "mean"][index].mean(-1) / arrays["b", "mean"][index].mean(-1)
-        )
+    def by_query(a_sum: Any, a_n: Any, b_sum: Any, b_n: Any) -> Any:
+        return 1 - (a_sum / a_n) / (b_sum / b_n)
 
-    whole, lengths = np.arange(len(a)), _lengths(a)
-    by_query = interval(lengths, queries, float(queries(whole)))
-    return by_query, interval(lengths, moments, float(moments(whole)))
+    def by_moment(a_mean: Any, b_mean: Any) -> Any:
+        return 1 - a_mean / b_mean
+
+    def told(statistic: Callable[..., Any], *columns: Floats) -> Interval:
+        value = float(statistic(*(column.sum() for column in columns)))
+        return interval(_lengths(a), columns, statistic, value)
+
+    return told(by_query, a_sum, a_n, b_sum, b_n), told(by_moment, a_mean, b_mean)
 
 
 def gains(queries: pd.DataFrame) -> pd.DataFrame:

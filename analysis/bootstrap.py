@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, exp, log
 
@@ -48,45 +48,65 @@ def block_length(count: int) -> int:
     return max(1, min(count, ceil(2 * exp(log(count) / 3))))
 
 
-def block_indices(
+def block_starts(
     lengths: Sequence[int], resamples: int, generator: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Moving-block resamples of concatenated series, ``(resamples, sum(lengths))`` indices.
+    """Where the blocks of moving-block resamples begin in concatenated series.
 
-    No block reaches from one series into the next; a series shorter than a block (a run that was
-    cut short) gives none.
+    Returns ``(resamples, blocks)``, each block :func:`block_length` long (no longer than the
+    longest series), the last one cut so that a resample is as long as the series together. No block
+    reaches from one series into the next; a series shorter than a block (a run that was cut short)
+    gives none.
     """
-    total = sum(lengths)
-    block = min(block_length(total), max(lengths))
+    total, block = sum(lengths), _block_of(lengths)
     spans = zip(lengths, np.cumsum(lengths), strict=True)
     starts = np.concatenate([np.arange(end - n, end - block + 1) for n, end in spans])
-    chosen = generator.choice(starts, size=(resamples, ceil(total / block)))
-    indices = chosen[:, :, None] + np.arange(block)
-    return np.asarray(indices.reshape(resamples, -1)[:, :total], dtype=np.intp)
+    return np.asarray(generator.choice(starts, size=(resamples, ceil(total / block))), np.intp)
 
 
-def _batches(lengths: Sequence[int]) -> Iterator[NDArray[np.intp]]:
+def _block_of(lengths: Sequence[int]) -> int:
+    return min(block_length(sum(lengths)), max(lengths))
+
+
+def resampled_sums(lengths: Sequence[int], columns: Sequence[Floats]) -> list[Floats]:
+    """Sums of each column over the same moving-block resamples, ``(RESAMPLES,)`` each.
+
+    Only sums over whole blocks are drawn, from running totals: a million values take no longer than
+    a few thousand.
+    """
+    total, block = sum(lengths), _block_of(lengths)
     generator = np.random.default_rng(_SEED)
-    size = max(1, min(RESAMPLES, _CHUNK_ELEMENTS // max(1, sum(lengths))))
+    totals = [np.concatenate([[0.0], np.cumsum(column)]) for column in columns]
+    size = max(1, min(RESAMPLES, _CHUNK_ELEMENTS // ceil(total / block)))
+    drawn: list[list[Floats]] = [[] for _ in columns]
     for first in range(0, RESAMPLES, size):
-        yield block_indices(lengths, min(size, RESAMPLES - first), generator)
+        starts = block_starts(lengths, min(size, RESAMPLES - first), generator)
+        ends = starts + block
+        ends[:, -1] -= block * starts.shape[1] - total
+        for sums, running in zip(drawn, totals, strict=True):
+            sums.append((running[ends] - running[starts]).sum(axis=1))
+    return [np.concatenate(sums) for sums in drawn]
 
 
 def interval(
-    lengths: Sequence[int], statistic: Callable[[NDArray[np.intp]], Floats], value: float
+    lengths: Sequence[int],
+    columns: Sequence[Floats],
+    statistic: Callable[..., Floats],
+    value: float,
 ) -> Interval:
-    """The percentile interval of a statistic over moving-block resamples.
+    """The percentile interval of a statistic of sums over moving-block resamples.
 
     Args:
         lengths: lengths of the series that were concatenated (one a trial); empty ones may be in.
-        statistic: from indices ``(resamples, n)`` to one figure a resample, ``(resamples,)``.
+        columns: the series, concatenated; every column is resampled at the same places.
+        statistic: from each column's sums ``(resamples,)`` to one figure a resample.
         value: the statistic of the series as measured.
     """
     present = [n for n in lengths if n]
     if sum(present) < FEWEST:
         return Interval.unknown(value)
     with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = np.concatenate([statistic(indices) for indices in _batches(present)])
+        drawn = statistic(*resampled_sums(present, columns))
     finite = drawn[np.isfinite(drawn)]
     if len(finite) < RESAMPLES / 2:
         return Interval.unknown(value)
@@ -97,20 +117,32 @@ def interval(
 def mean_interval(series: Sequence[Floats]) -> Interval:
     """Mean of several series together."""
     joined = np.concatenate(series)
+    # About zero, so that running totals of a constant series are exact.
+    centre = float(joined[0]) if len(joined) else 0.0
     return interval(
         [len(part) for part in series],
-        lambda indices: np.asarray(joined[indices].mean(axis=1)),
+        [joined - centre],
+        lambda sums: sums / len(joined) + centre,
         float(joined.mean()),
     )
 
 
 def percentile_interval(series: Sequence[Floats], share: float) -> Interval:
-    """A percentile of several series together; all NaN where they hold too few to tell."""
+    """A percentile of several series together; all NaN where they hold too few to tell.
+
+    Woodruff's interval (1952): that of the share of values up to the percentile, by moving blocks,
+    carried back through the distribution.
+    """
     joined = np.concatenate(series)
     if len(joined) < needed_for_percentile(share):
         return Interval.unknown(float("nan"))
-    return interval(
+    value = float(np.quantile(joined, share))
+    below = interval(
         [len(part) for part in series],
-        lambda indices: np.asarray(np.quantile(joined[indices], share, axis=1)),
-        float(np.quantile(joined, share)),
+        [(joined <= value).astype(float)],
+        lambda sums: sums / len(joined),
+        float((joined <= value).mean()),
     )
+    shares = np.clip([share - below.high + below.value, share + below.value - below.low], 0, 1)
+    low, high = np.quantile(joined, shares)
+    return Interval(value, float(low), float(high))

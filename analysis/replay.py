@@ -56,11 +56,13 @@ def rate_steps(data: Dataset, run: Run, side: str) -> RateSteps:
 
 def _wire_bits(payload_bytes: Floats, rate_bps: Floats) -> Floats:
     """IP bits beyond the burst, as ``testbed.framing.serialisation_ns`` counts them."""
+    # A run has few sizes and rates, each met many times.
+    pairs, back = np.unique(np.stack([payload_bytes, rate_bps]), axis=1, return_inverse=True)
     whole = [
         max(0, ip_bytes(int(size)) - burst_bytes(rate) * MTU_BYTES // LINK_FRAME_BYTES) * 8
-        for size, rate in zip(payload_bytes, rate_bps, strict=True)
+        for size, rate in pairs.T
     ]
-    return np.asarray(whole, dtype=float)
+    return np.asarray(whole, dtype=float)[back]
 
 
 def transfer_ns(
@@ -93,8 +95,9 @@ def with_floor(data: Dataset) -> pd.DataFrame:
     Floor: ``head + (wire bytes − burst)/rate + propagation + tail``, the least time physics allows.
     """
     parts = []
+    by_run = data.queries.groupby("run_id").indices
     for run in data.runs:
-        rows = data.queries[data.queries["run_id"] == run.run_id].copy()
+        rows = data.queries.iloc[by_run.get(run.run_id, [])].copy()
         up, down = (rate_steps(data, run, side) for side in ("uplink", "downlink"))
         rows["up_bps"] = up.at(rows["t_s"].to_numpy(dtype=float))
         rows["transfer_ns"] = transfer_ns(rows, up, down)

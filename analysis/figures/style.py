@@ -26,7 +26,7 @@ _PNG_DPI = 150
 _RC: Any = {
     "svg.hashsalt": "testbed",
     "svg.fonttype": "path",
-    "pdf.fonttype": 42,
+    "pdf.fonttype": 3,
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10,

@@ -96,10 +96,19 @@ def _latency(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
     for split, part in rows.groupby("split"):
         colour = colours[str(split)]
         axes.plot(part["t_s"], part["e2e_ns"] / 1e6, ".", color=colour, ms=4.5, rasterized=True)
-        spans = list(zip(part["t_s"], part["e2e_ns"] / 1e9, strict=True))
+        spans = _spans(rows, part)
         axes.broken_barh(
             spans, (0.0, 0.07), transform=axes.get_xaxis_transform(), facecolors=colour, linewidth=0
         )
+
+
+def _spans(rows: pd.DataFrame, part: pd.DataFrame) -> list[tuple[float, float]]:
+    """Start and length of each stretch in which one split was chosen query after query."""
+    places = rows.index.get_indexer(part.index)
+    stretch = np.cumsum(np.diff(places, prepend=-2) > 1)
+    ends = part["t_s"] + part["e2e_ns"] / 1e9
+    begun, ended = part["t_s"].groupby(stretch).min(), ends.groupby(stretch).max()
+    return list(zip(begun, ended - begun, strict=True))
 
 
 def _legend(figure: Figure, splits: list[str], colours: dict[str, str]) -> None:

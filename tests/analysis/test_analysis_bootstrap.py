@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from analysis.bootstrap import (
-    block_indices,
+    block_starts,
     mean_interval,
     needed_for_percentile,
     percentile_interval,
+    resampled_sums,
 )
 
 
@@ -45,14 +46,27 @@ def test_neighbours_that_are_alike_widen_the_interval() -> None:
     assert alike.high - alike.low > 1.5 * (shuffled.high - shuffled.low)
 
 
-def test_blocks_stay_within_a_series_and_run_on() -> None:
-    indices = block_indices([30, 40], 200, np.random.default_rng(1))
-    assert indices.shape == (200, 70)
+def test_blocks_stay_within_a_series() -> None:
+    starts = block_starts([30, 40], 200, np.random.default_rng(1))
     block = 9  # ceil(2 · 70^(1/3))
-    starts = indices[:, ::block]
-    inside = (starts <= 30 - block) | ((starts >= 30) & (starts <= 70 - block))
-    assert inside.all()
-    assert (np.diff(indices[:, :block], axis=1) == 1).all()
+    assert starts.shape == (200, 8)
+    assert ((starts <= 30 - block) | ((starts >= 30) & (starts <= 70 - block))).all()
+
+
+def test_resamples_are_as_long_as_the_series_and_alike_for_every_column() -> None:
+    values = np.random.default_rng(2).normal(size=70)
+    ones, drawn, doubled = resampled_sums([30, 40], [np.ones(70), values, 2 * values])
+    assert (ones == 70).all()
+    np.testing.assert_allclose(doubled, 2 * drawn)
+    assert abs(drawn.mean() - values.sum()) < drawn.std()
+
+
+def test_interval_of_a_percentile_holds_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    true = float(np.quantile(rng.exponential(size=10**6), 0.95))
+    rounds = [percentile_interval([rng.exponential(size=400)], 0.95) for _ in range(150)]
+    held = sum(found.low <= true <= found.high for found in rounds)
+    assert 0.87 <= held / 150 <= 0.99
 
 
 def test_too_few_for_an_interval_gives_the_value_alone() -> None:
