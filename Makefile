@@ -8,10 +8,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bottlenecks bench clean
+.PHONY: help setup check experiment report test lint bottlenecks paper-grid bench clean
 
 help:  ## list the targets, in the order of the work
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 	@echo "  settings: EXPERIMENT=$(EXPERIMENT) INVENTORY=$(INVENTORY) PIP_ARGS=  PYTHON=$(PYTHON)"
 
 setup: $(VENV)/.installed $(VENV)/.sshd  ## make .venv, install the pinned dependencies, see to sshd
@@ -35,6 +35,9 @@ lint: setup  ## formatting, style and types
 
 bottlenecks: setup  ## compare the split points of many networks on one page
 	$(BIN)/testbed bottlenecks --list experiments/bottlenecks.yaml --page results/bottlenecks.html
+
+paper-grid: setup  ## the paper's sweep, coarse: predicted over the grid, measured in some cells
+	$(BIN)/testbed sweep experiments/paper-grid.yaml -i $(INVENTORY)
 
 bench: setup  ## time the wire, the decision and the encodings; writes bench*.json
 	$(BIN)/python -m tests.bench.wire

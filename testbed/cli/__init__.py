@@ -7,19 +7,22 @@ With ``--json`` standard output carries one JSON document and nothing else.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import NoReturn
 
 from testbed import __version__
-from testbed.cli import campaign, check, lab, link, model, results, trace
+from testbed.cli import campaign, check, lab, link, model, results, sweep, trace
 from testbed.cli.common import Output
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, UserError
 
 
 class _Parser(argparse.ArgumentParser):
     """One line for a mistake; ``--help`` has the rest."""
 
     def error(self, message: str) -> NoReturn:
+        if "--json" in sys.argv:
+            print(json.dumps({"error": message, "exit_status": UserError.exit_code}))
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
@@ -29,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"testbed {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for family in (trace, model, lab, check, link, campaign, results):
+    for family in (trace, model, lab, check, link, campaign, results, sweep):
         family.add_verbs(verbs)
     return parser
 
@@ -40,11 +43,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         status: int = args.action(args, Output(args.json))
     except TestbedError as error:
-        print(f"testbed: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(args, str(error), error.exit_code)
     except KeyboardInterrupt:
-        print("testbed: interrupted", file=sys.stderr)
-        return 1
+        return _failed(args, "interrupted", 1)
     except BrokenPipeError:
         return 1
+    except OSError as error:
+        return _failed(args, f"{error.filename or 'output'}: {error.strerror}", 1)
+    return status
+
+
+def _failed(args: argparse.Namespace, message: str, status: int) -> int:
+    print(f"testbed: {message}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"error": message, "exit_status": status}))
     return status

@@ -1,0 +1,196 @@
+"""Tables of the sweep's report."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.policies import split_label
+from analysis.sweep import Sweep, Variant, best_of, gain_map, latencies, shares, stretches
+from analysis.tables import Row, Table, count, ms, num, share, text
+from testbed.model.table import OFFLOAD
+
+
+def _split(row: Row) -> str:
+    return split_label(row["split"])
+
+
+def variants_table(sweep: Sweep) -> Table:
+    """Who is the fastest how often, under each accounting."""
+    frame = pd.DataFrame([shares(sweep, variant) for variant in sweep.variants])
+    return Table(
+        "accounting",
+        "Every accounting side by side",
+        "Shares of all rates × batch sizes. The gain is of the best split over the better end, "
+        "where a split beats both. “Left out” is what public code does.",
+        frame,
+        (
+            ("accounting", text("accounting")),
+            ("local", share("local_share")),
+            ("a split", share("split_share")),
+            ("offload", share("offload_share")),
+            ("median gain", share("gain_median")),
+            ("largest gain", share("gain_max")),
+        ),
+    )
+
+
+def crossings_table(sweep: Sweep, variant: Variant) -> Table:
+    """From which rate to which each split is the fastest."""
+    rows = []
+    for batch in sweep.batches:
+        best, _ = best_of(latencies(sweep, variant, batch, sweep.rates_bps))
+        for found in stretches(best, sweep.rates_bps):
+            rows.append(
+                {
+                    "batch": batch,
+                    "split": found.split,
+                    "low_mbps": found.low_bps / 1e6,
+                    "high_mbps": found.high_bps / 1e6,
+                }
+            )
+    return Table(
+        "crossovers",
+        "Where the best split changes",
+        "Rates of the grid, both ends included; a crossover lies between two lines.",
+        pd.DataFrame(rows),
+        (
+            ("batch", count("batch")),
+            ("fastest", _split),
+            ("from Mbit/s", num("low_mbps")),
+            ("to Mbit/s", num("high_mbps")),
+        ),
+    )
+
+
+def statics_table(sweep: Sweep, variant: Variant) -> Table:
+    """What the best choice at each cell is worth against each choice kept for all."""
+    rows = []
+    for static in sweep.splits:
+        if static == OFFLOAD and variant.pixels is None:
+            continue
+        ratio = gain_map(sweep, variant, static)
+        rows.append(
+            {
+                "split": static,
+                "best_share": float((ratio <= 1).mean()),
+                "mean_saving": float((1 - 1 / ratio).mean()),
+                "max_ratio": float(ratio.max()),
+            }
+        )
+    return Table(
+        "statics",
+        "What choosing is worth against each static choice",
+        "Over all rates × batch sizes, by the formula: how often the static choice is the best, "
+        "the mean share of its latency that the best choice saves, and the worst cell.",
+        pd.DataFrame(rows),
+        (
+            ("static choice", _split),
+            ("is the best in", share("best_share")),
+            ("mean saving", share("mean_saving")),
+            ("worst: times as long", num("max_ratio")),
+        ),
+    )
+
+
+def cells_table(sweep: Sweep) -> Table:
+    """Predicted against measured, each candidate of each cell that was run."""
+    rows = [
+        {
+            "rate_mbps": cell["rate_bps"] / 1e6,
+            "batch": cell["batch"],
+            "split": split,
+            "predicted_ms": row["predicted_ns"] / 1e6,
+            "measured_ms": None if row["measured_ns"] is None else row["measured_ns"] / 1e6,
+            "error": None
+            if row["measured_ns"] is None
+            else row["measured_ns"] / row["predicted_ns"] - 1,
+            "n": row["n"],
+        }
+        for cell in sweep.cells
+        for split, row in cell["candidates"].items()
+    ]
+    names = ["rate_mbps", "batch", "split", "predicted_ms", "measured_ms", "error", "n"]
+    return Table(
+        "cells",
+        "Cells that were really run",
+        "Drawn by the seed; medians on the shaped link. A positive error: it took longer than "
+        "predicted.",
+        pd.DataFrame(rows, columns=names),
+        (
+            ("rate Mbit/s", num("rate_mbps")),
+            ("batch", count("batch")),
+            ("split", _split),
+            ("predicted ms", ms("predicted")),
+            ("measured ms", ms("measured")),
+            ("error", share("error")),
+            ("n", count("n")),
+        ),
+    )
+
+
+def profile_table(sweep: Sweep) -> Table:
+    """The profile that everything is computed from."""
+    rows = [
+        {
+            "batch": batch,
+            "split": split,
+            "head_ms": found["head_ns"] / 1e6,
+            "tail_ms": found["tail_ns"] / 1e6,
+            "interval": found["interval_share"],
+            "n": found["n"],
+        }
+        for batch in sweep.batches
+        for split, found in sweep.profile["batches"][str(batch)]["candidates"].items()
+    ]
+    return Table(
+        "profile",
+        "The profile",
+        "Medians in the rhythm of a run; ± is half the 95 % interval of the median of head and "
+        "tail together.",
+        pd.DataFrame(rows),
+        (
+            ("batch", count("batch")),
+            ("split", _split),
+            ("head ms", ms("head")),
+            ("tail ms", ms("tail")),
+            ("±", share("interval")),
+            ("n", count("n")),
+        ),
+    )
+
+
+def encodings_table(sweep: Sweep) -> Table:
+    """What each encoding costs and loses, at the largest batch size."""
+    batch = sweep.batches[-1]
+    rows = [
+        {
+            "encoding": name,
+            "split": split,
+            "kb": found["bytes"] / 1e3,
+            "encode_ms": found["encode_ns"] / 1e6,
+            "decode_ms": found["decode_ns"] / 1e6,
+            "top1_share": found.get("top1_share"),
+            "max_abs": found.get("max_abs"),
+            "mean_abs": found.get("mean_abs"),
+        }
+        for name, splits in sweep.encodings[str(batch)].items()
+        for split, found in splits.items()
+    ]
+    return Table(
+        "encodings",
+        f"What crosses, at batch {batch}",
+        "Bytes of one query. Encoding is timed on the device, decoding on the server. Agreement is "
+        "with the whole model: the share of images that keep their class, and differences of "
+        "logits; the images are synthetic, with the spectrum of photographs.",
+        pd.DataFrame(rows),
+        (
+            ("encoding", text("encoding")),
+            ("split", _split),
+            ("kB", num("kb")),
+            ("encode ms", ms("encode")),
+            ("decode ms", ms("decode")),
+            ("same class", share("top1_share")),
+            ("largest difference", num("max_abs")),
+            ("mean difference", num("mean_abs")),
+        ),
+    )
