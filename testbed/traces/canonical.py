@@ -37,6 +37,18 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """The sidecar of a trace file, None where it has none; UserError where it is not JSON."""
+    beside = sidecar_path(path)
+    if not beside.is_file():
+        return None
+    try:
+        told: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{beside}: expected the JSON of trace convert: {error}") from error
+    return told
+
+
 def save_imported(trace: BandwidthTrace, sidecar: dict[str, Any], path: Path) -> None:
     """Write a trace and its sidecar."""
     save_trace(trace, path)

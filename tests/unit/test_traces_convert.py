@@ -64,6 +64,18 @@ def test_the_testbeds_own_csv_is_shown_and_resampled_too(tmp_path) -> None:
     assert found.trace == BandwidthTrace((0,), (200,), (7,), 2 * S, "a walk")
 
 
+def test_a_trace_converted_again_keeps_its_origin(tmp_path, original) -> None:
+    first = import_trace(original, Request(direction="down"))
+    out = tmp_path / "drive.csv"
+    save_imported(first.trace, first.sidecar, out)
+    again = import_trace(out, Request(step_ns=S))
+    assert again.sidecar["format"] == "testbed"
+    assert again.sidecar["earlier"] == first.sidecar
+    sidecar_path(out).write_text("{")
+    with pytest.raises(UserError, match=r"drive\.csv\.json: expected the JSON"):
+        import_trace(out, Request())
+
+
 def run(*argv: object) -> int:
     return main(["trace", *map(str, argv)])
 

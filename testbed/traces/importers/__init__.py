@@ -10,6 +10,7 @@ from typing import Any
 from testbed import __version__
 from testbed.errors import UserError
 from testbed.records import SCHEMA_VERSION
+from testbed.traces.canonical import read_sidecar
 from testbed.traces.importers import (
     columns,
     fcc,
@@ -170,6 +171,7 @@ def _sidecar(
         "source": found.source,
         "licence": found.licence,
         "original": {"name": source.path.name, "sha256": source.sha256()},
+        "earlier": read_sidecar(source.path) if found is own.FORMAT else None,
         "importer_version": found.version,
         "testbed_version": __version__,
         "directions": list(trace.directions),
