@@ -6,9 +6,13 @@ import os
 import time
 from collections.abc import Iterable
 
+from pyroute2 import IPRoute
+
 from testbed.link import recover
 from testbed.link.interface import ShapedInterface
 from testbed.link.journal import Entry, Journal, boot_id, namespace_id
+from testbed.link.recover import hardware_address
+from testbed.link.state import State
 from testbed.link.watchdog import Watchdog
 
 
@@ -33,22 +37,33 @@ class Guard:
                     recover.replay(journal)
                     journal = Journal.claim(interface)
                 self._journals[interface] = journal
-                journal.write(self._entry(interface, 0))
+                journal.write(self._entry(interface, 0, None))
         except BaseException:
             self.release()
             raise
 
     def arm(self, sides: Iterable[ShapedInterface]) -> None:
         """Write down how the interfaces are now, and start the watchdog."""
-        for side in sides:
-            entry = self._entry(side.tree.interface, side.index, side.before)
-            self._journals[side.tree.interface].write(entry)
+        with IPRoute() as ipr:
+            for side in sides:
+                address = hardware_address(ipr, side.index)
+                entry = self._entry(side.tree.interface, side.index, address, side.before)
+                self._journals[side.tree.interface].write(entry)
         self._watchdog = Watchdog(list(self._journals.values()))
 
-    def _entry(self, interface: str, index: int, before: dict[str, object] | None = None) -> Entry:
-        now_s = time.time()
+    def _entry(
+        self, interface: str, index: int, address: str | None, before: State | None = None
+    ) -> Entry:
         return Entry(
-            interface, index, self._owner, os.getpid(), now_s, boot_id(), namespace_id(), before
+            interface=interface,
+            index=index,
+            address=address,
+            owner=self._owner,
+            pid=os.getpid(),
+            since_s=time.time(),
+            boot_id=boot_id(),
+            namespace=namespace_id(),
+            before=before,
         )
 
     def restored(self, interface: str) -> None:

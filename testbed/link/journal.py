@@ -29,12 +29,14 @@ WATCHDOG_S, PACE_S = 10.0, 0.05
 class Entry:
     """One interface that is, or is about to be, shaped.
 
+    ``address`` (of the hardware) tells the interface from a later one of the same name and index.
     ``owner`` is who asked, in words; ``pid`` the role; ``before`` the state that was found, None
     while nothing has been changed yet; ``fault`` why putting it back failed.
     """
 
     interface: str
     index: int
+    address: str | None
     owner: str
     pid: int
     since_s: float

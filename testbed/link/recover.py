@@ -30,6 +30,13 @@ HOLDER_PATIENCE_S, PACE_S = 10.0, 0.05
 NETNS_FOLDER = Path("/run/netns")
 
 
+def hardware_address(ipr: IPRoute, index: int) -> str | None:
+    """The interface's hardware address, None where it has none or is gone."""
+    found = [link for link in ipr.get_links() if link["index"] == index]
+    address: str | None = found[0].get_attr("IFLA_ADDRESS") if found else None
+    return address
+
+
 def replay(journal: Journal) -> str:
     """Put one interface of this namespace back and discard its journal; what was done.
 
@@ -41,7 +48,8 @@ def replay(journal: Journal) -> str:
         return "nothing had been changed"
     try:
         with IPRoute() as ipr:
-            after = put_back(ipr, entry.interface, entry.index, entry.before)
+            same = hardware_address(ipr, entry.index) == entry.address
+            after = same and put_back(ipr, entry.interface, entry.index, entry.before)
     except Exception as error:
         journal.write(replace(entry, fault=f"{type(error).__name__}: {error}"))
         journal.close()

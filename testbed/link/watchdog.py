@@ -116,7 +116,8 @@ def main(argv: list[str]) -> int:
         signal.signal(number, signal.SIG_IGN)
     role_pid, *handles = map(int, argv)
     journals = [Journal.inherited(handle) for handle in handles]
-    os.write(1, ARMED)
+    with suppress(BrokenPipeError):  # the role is lost already
+        os.write(1, ARMED)
     if not role_is_lost(0, PATIENCE_S, SECOND_LOOK_S):
         return 0
     if os.getppid() == role_pid:  # alive, for it is still our parent: stopped or stuck
