@@ -14,7 +14,7 @@ def split_of(policy: str) -> str | None:
     """The one split that a static policy chooses; None for ``dynamic``."""
     if policy in (LOCAL, OFFLOAD):
         return policy
-    return policy.partition(":")[2] or None
+    return policy.removeprefix("static:") if policy.startswith("static:") else None
 
 
 def kind_of(split: str) -> str:

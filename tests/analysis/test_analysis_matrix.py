@@ -1,0 +1,85 @@
+"""The matrix scenario × policy, on frames small enough to do by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from analysis.matrix import gains, matrix, matrix_tables, pooled, scenario_of
+from analysis.policies import split_of
+
+LATENCIES = {
+    ("lte", "none", "clairvoyant"): [90, 110],
+    ("lte", "none", "dynamic"): [100, 110],
+    ("lte", "none", "local"): [120, 120],
+    ("lte", "none", "static:3"): [130, 150],
+    ("high", "busy", "local"): [100, 100],
+    ("high", "busy", "dynamic"): [125, 125],
+}
+
+
+def data(trials: int = 1) -> Any:
+    rows = [
+        {
+            "link": link, "load": load, "policy": policy, "trial": trial, "kind": "measured",
+            "status": "ok", "split": split, "e2e_ns": ms * 1e6, "late": 0.0, "t_s": float(i),
+        }
+        for trial in range(trials)
+        for (link, load, policy), latencies in LATENCIES.items()
+        for i, (ms, split) in enumerate(zip(latencies, ("3", "local"), strict=True))
+    ]  # fmt: skip
+    rows.append({**rows[0], "policy": "dynamic", "status": "dropped", "split": "", "t_s": 9.0})
+    return SimpleNamespace(queries=pd.DataFrame(rows))
+
+
+def test_regret_and_what_went_wrong_by_trial() -> None:
+    found = matrix(data(2)).set_index(["scenario", "policy", "trial"])
+    dynamic = found.loc[("lte", "dynamic", 0)]
+    assert (dynamic["n"], dynamic["dropped"], dynamic["switches"]) == (2, 1, 1)
+    assert dynamic["mean_ms"] == 105
+    assert dynamic["regret"] == pytest.approx(0.05)
+    assert found.loc[("lte", "clairvoyant", 1), "regret"] == 0
+    assert pd.isna(found.loc[("high + busy", "dynamic", 0), "regret"])
+    assert pd.isna(dynamic["p95_ms"])
+    assert len(found) == 12
+
+
+def test_winner_is_never_the_one_that_knows() -> None:
+    table = pooled(data())
+    winners = table[table["winner"]].set_index("scenario")["policy"]
+    assert dict(winners) == {"lte": "dynamic", "high + busy": "local"}
+
+
+def test_gains_against_the_best_static_in_hindsight() -> None:
+    found = gains(pooled(data())).set_index("scenario")
+    lte, high = found.loc["lte"], found.loc["high + busy"]
+    assert (lte["best"], lte["best_ms"]) == ("local", 120)
+    assert lte["dynamic_gain"] == pytest.approx(120 / 105 - 1)
+    assert lte["clairvoyant_gain"] == pytest.approx(0.2)
+    assert lte["worth"]
+    assert high["dynamic_gain"] == pytest.approx(-0.2)
+    assert not high["worth"]
+
+
+def test_tables_show_it_and_one_policy_alone_has_none() -> None:
+    made = {table.name: table for table in matrix_tables(data())}
+    assert set(made) == {"policies", "gains"}
+    shown = [[str(cell) for cell in row] for row in made["policies"].cells]
+    assert len(shown) == len(LATENCIES)
+    assert "fastest" in str(shown)
+    assert len(made["gains"].frame) == 2
+    alone = data()
+    alone.queries = alone.queries[alone.queries["policy"] == "local"]
+    assert matrix_tables(alone) == []
+    alone.queries = alone.queries.iloc[:0]
+    assert matrix_tables(alone) == []
+    assert len(matrix(alone)) == 0
+
+
+def test_names() -> None:
+    assert scenario_of("lte", "none") == "lte"
+    assert split_of("python:experiments.my_policy:Fastest") is None
+    assert (split_of("static:3"), split_of("dynamic+hysteresis")) == ("3", None)
