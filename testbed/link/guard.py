@@ -25,7 +25,7 @@ class Guard:
         self._owner = ""
 
     def claim(self, interfaces: Iterable[str], owner: str) -> None:
-        """Lock every interface for the owner; what a dead role left is put back first.
+        """Lock every interface for the owner, under a watchdog; what a dead role left goes first.
 
         Raises UserError where another campaign holds one: then none is held.
         """
@@ -38,18 +38,18 @@ class Guard:
                     journal = Journal.claim(interface)
                 self._journals[interface] = journal
                 journal.write(self._entry(interface, 0, None))
+            self._watchdog = Watchdog(list(self._journals.values()))
         except BaseException:
             self.release()
             raise
 
     def arm(self, sides: Iterable[ShapedInterface]) -> None:
-        """Write down how the interfaces are now, and start the watchdog."""
+        """Write down how the interfaces are now; from here on they may be changed."""
         with IPRoute() as ipr:
             for side in sides:
                 address = hardware_address(ipr, side.index)
                 entry = self._entry(side.tree.interface, side.index, address, side.before)
                 self._journals[side.tree.interface].write(entry)
-        self._watchdog = Watchdog(list(self._journals.values()))
 
     def _entry(
         self, interface: str, index: int, address: str | None, before: State | None = None

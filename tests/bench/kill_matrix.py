@@ -85,8 +85,10 @@ class Router:
         return self.processes("-m testbed.link")
 
     def journals(self) -> list[Path]:
+        """Those that speak of a change; one that was only being opened says that there is none."""
         inode = (NETNS_DIR / self.namespace).stat().st_ino
-        return [path for path in journal.paths() if f"-{inode}-" in path.name]
+        own = [path for path in journal.paths() if f"-{inode}-" in path.name]
+        return [path for path in own if (entry := journal.read(path)) and entry.before]
 
 
 def _command_line(pid: int) -> str:
