@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.documents import Document, read_document
+from analysis.documents import Document, read_document, read_optional
 from analysis.policies import ordered_splits
 from testbed.errors import UserError
 from testbed.framing import serialisation_ns
@@ -49,6 +49,7 @@ class Sweep:
     encodings: Document
     cells: tuple[Document, ...]
     verify: Document
+    link_faults: tuple[str, ...]
 
     @property
     def batches(self) -> list[int]:
@@ -103,6 +104,7 @@ def load_sweep(folder: Path) -> Sweep:
         dict(read_document(folder / "encodings.json")["batches"]),
         tuple(read_document(cells)["cells"]) if cells.is_file() else (),
         dict(read_document(folder / "verify.json")["splits"]),
+        tuple((read_optional(folder / "link_verification.json") or {}).get("faults", ())),
     )
 
 

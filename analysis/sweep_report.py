@@ -155,6 +155,7 @@ def doubts(sweep: Sweep) -> list[str]:
     if drifted:
         told = ", ".join(f"{split_label(s)} ×{r:.3g}" for s, r in drifted.items())
         found.append(f"the hosts drifted: at the end the first batch size took {told}")
+    found += [f"the link was not as asked: {fault}" for fault in sweep.link_faults]
     lossy = [s for s, verdict in sweep.verify.items() if not verdict["top1"]]
     if lossy:
         found.append(f"the encoding changed the class of an image at {', '.join(lossy)}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
@@ -14,7 +13,16 @@ from matplotlib.patches import Patch
 
 from analysis.figures.style import GREY, log_ticks, new_figure, split_colours
 from analysis.policies import split_label
-from analysis.sweep import Floats, Sweep, Variant, best_of, gain_map, latencies, stretches
+from analysis.sweep import (
+    Floats,
+    Sweep,
+    Variant,
+    best_of,
+    best_static,
+    gain_map,
+    latencies,
+    stretches,
+)
 from testbed.model.table import OFFLOAD
 
 _MBIT = 1e6
@@ -63,7 +71,7 @@ def _map_axes(axes: Axes, rows: Sequence[Any], ylabel: str) -> None:
     axes.set(xscale="log", xlabel="uplink rate, Mbit/s", ylabel=ylabel)
     axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row:g}" for row in rows])
     axes.grid(False)
-    log_ticks(axes, "x")
+    log_ticks(axes, "x", (1, 3))
 
 
 def draw_best(sweep: Sweep, variant: Variant) -> Figure:
@@ -100,6 +108,7 @@ def draw_gain(sweep: Sweep, variant: Variant) -> Figure:
     """How many times as long each static choice takes as the best choice, not clipped."""
     statics = [s for s in sweep.splits if s != OFFLOAD or variant.pixels is not None]
     maps = {static: gain_map(sweep, variant, static) for static in statics}
+    best = best_static(sweep, variant)
     highest = max(float(table.max()) for table in maps.values())
     norm = LogNorm(1.0, max(highest, 1.01))
     columns = min(4, len(statics))
@@ -113,15 +122,15 @@ def draw_gain(sweep: Sweep, variant: Variant) -> Figure:
         mesh = axes.pcolormesh(
             _edges(sweep.rates_bps), y, table, cmap="viridis_r", norm=norm, rasterized=True
         )
-        axes.set_title(f"{split_label(static)}: up to ×{table.max():.3g}")
+        mark = " (best static)" if static == best else ""
+        axes.set_title(f"{split_label(static)}{mark}: to ×{table.max():.3g}")
         _map_axes(axes, sweep.batches, "")
     for axes in panels[len(statics) :]:
         axes.set_visible(False)
     panels[0].set_ylabel("batch")
     if mesh is not None:
         bar = figure.colorbar(mesh, ax=list(panels), label="latency over the best choice's")
-        bar.ax.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda v, _: f"{v:g}"))
-        bar.ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+        log_ticks(bar.ax, "y", (1, 2, 3, 5))
     return figure
 
 

@@ -54,7 +54,7 @@ def measure_profile(
     """Measure a profile and keep it for later campaigns; returns its folder and the document."""
     folder, session = _open(experiment, inventory, results, say)
     with session:
-        write_json(folder / "verify.json", {"splits": verify(session)})
+        _verify(session, folder, say)
         profile = Profiler(session, folder / "runs", say).measure(profile_batches(experiment))
         session.restore_link()
     write_json(folder / "profile.json", profile)
@@ -70,7 +70,7 @@ def run_sweep(experiment: Experiment, inventory: Inventory, results: Path, say: 
     folder, session = _open(experiment, inventory, results, say)
     with session:
         _refuse_missing(session)
-        write_json(folder / "verify.json", {"splits": verify(session)})
+        _verify(session, folder, say)
         profiler = Profiler(session, folder / "runs", say)
         profile = profiler.measure(profile_batches(experiment))
         write_json(folder / "profile.json", profile)
@@ -99,6 +99,16 @@ def _open(
     write_json(folder / "experiment.resolved.json", resolved)
     write_json(folder / "table.json", {"table": prepared.table.to_json()})
     return folder, Session(first, inventory, plan, prepared, folder, say)
+
+
+def _verify(session: Session, folder: Path, say: Say) -> None:
+    """Split equals whole, and the link; a link that is not true is told and kept, not refused."""
+    say("verify: the link, and that split equals whole over it")
+    check = session.verify_link()
+    write_json(folder / "link_verification.json", check.document)
+    for fault in check.faults:
+        say(f"unverified: {fault}")
+    write_json(folder / "verify.json", {"splits": verify(session)})
 
 
 def _refuse_missing(session: Session) -> None:
