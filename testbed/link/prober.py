@@ -168,12 +168,14 @@ class Prober:
         if message["kind"] == "udp":
             found = self._packets(message["test"], message["idle_ns"] / 1e9)
             arrivals: list[int] = []
+            numbers: set[int] = set()  # one that comes twice is one
             for number, t_ns, _, _ in found:
                 arrivals.append(t_ns)
-                if number == message["packets"] - 1:
+                numbers.add(number)
+                if len(numbers) == message["packets"]:
                     break
             rate_bps = udp_rate_bps(arrivals, message["skip"])
-            self._control.send("received", packets=len(arrivals), rate_bps=rate_bps)
+            self._control.send("received", packets=len(numbers), rate_bps=rate_bps)
             return
         stamps: list[tuple[int, int]] = []
         with self._connection() as stream:
