@@ -40,6 +40,7 @@ class Control:
         self._sink = sink
         self._lock = threading.Lock()
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.run_id: str | None = None  # of the run being handled; every message carries it
         self.stopping = threading.Event()
         self.closed = threading.Event()
         threading.Thread(target=self._read, name="control", daemon=True).start()
@@ -56,20 +57,26 @@ class Control:
         print(f"no word from the orchestrator for {SILENCE_TIMEOUT_S:g} s", file=sys.stderr)
 
     def _read(self) -> None:
-        for line in self._lines():
-            message = json.loads(line)
-            kind = message["type"]
-            if kind == "clock":
-                self.send("clock", n=message["n"], t_ns=time.monotonic_ns())
-            elif kind == "stop":
-                self.stopping.set()
-            elif kind != "alive":
-                if kind == "start":
-                    self.stopping.clear()
-                self._inbox.put(message)
-        self.closed.set()
-        self.stopping.set()
-        self._inbox.put(None)
+        try:
+            for line in self._lines():
+                self._take(json.loads(line))
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            print(f"control: not a message: {error}", file=sys.stderr)
+        finally:  # whatever ends the reading ends the role
+            self.closed.set()
+            self.stopping.set()
+            self._inbox.put(None)
+
+    def _take(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "clock":
+            self.send("clock", n=message["n"], t_ns=time.monotonic_ns())
+        elif kind == "stop":
+            self.stopping.set()
+        elif kind != "alive":
+            if kind == "start":
+                self.stopping.clear()
+            self._inbox.put(message)
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message, or None at end of stdin; raises queue.Empty on time-out."""
@@ -77,7 +84,8 @@ class Control:
 
     def send(self, kind: str, **fields: Any) -> None:
         """Send one message; an orchestrator that is gone is noticed by the reader, not here."""
-        line = json.dumps({"type": kind, **fields}, separators=(",", ":")).encode() + b"\n"
+        message = {"type": kind, "run_id": self.run_id, **fields}
+        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
             with self._lock:
                 self._sink.write(line)
@@ -132,6 +140,8 @@ def serve(name: str, control: Control, role: Role) -> int:
     try:
         while (message := control.receive()) is not None:
             try:
+                if message["type"] == "start":
+                    control.run_id = message["run_id"]
                 role.handle(message)
             except Exception as error:  # told to the orchestrator, which must hear of every one
                 expected = isinstance(error, TestbedError)

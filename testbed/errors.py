@@ -7,6 +7,7 @@ Every message is one line: what, where, expected, actual, remedy. The command li
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 
 class TestbedError(Exception):
@@ -35,11 +36,24 @@ class GroupError(TestbedError):
 
     Attributes:
         outcomes: host name to the error it raised, or None where it succeeded.
+        results: what the hosts that succeeded gave; it is not lost with the others' failure.
     """
 
-    def __init__(self, what: str, outcomes: Mapping[str, BaseException | None]) -> None:
+    def __init__(
+        self,
+        what: str,
+        outcomes: Mapping[str, BaseException | None],
+        results: Mapping[str, Any] | None = None,
+    ) -> None:
         self.outcomes = dict(outcomes)
-        told = "; ".join(f"{host}: {err or 'ok'}" for host, err in self.outcomes.items())
+        self.results = dict(results or {})
+        told = "; ".join(_named(host, error) for host, error in self.outcomes.items())
         super().__init__(f"{what}: {told}")
         if any(isinstance(err, UserError) for err in self.outcomes.values()):
             self.exit_code = UserError.exit_code
+
+
+def _named(host: str, error: BaseException | None) -> str:
+    if isinstance(error, HostError) and error.host == host:
+        return str(error)  # begins with the host's name
+    return f"{host}: {error or 'ok'}"

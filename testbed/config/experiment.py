@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from testbed.config.fields import DurationNs, Name, RateBps, Share, SizeBytes, Strict, read_yaml
 from testbed.encodings import parse_features, parse_input
@@ -261,8 +261,8 @@ class SweepSpec(Strict):
     loads: tuple[Annotated[float, Field(ge=1)], ...] = (1, 1.5, 2, 3, 4, 6, 8)
     cells: Annotated[int, Field(ge=0)] = 6
     queries: Annotated[int, Field(ge=1)] = 4
-    inputs: tuple[InputEncoding, ...] = Field(("uint8", "float32", "jpeg:75"), min_length=1)
-    features: tuple[FeatureEncoding, ...] = Field(("float32", "float16", "int8"), min_length=1)
+    inputs: tuple[InputEncoding, ...] = Field(default=("uint8", "float32", "jpeg:75"), min_length=1)
+    features: tuple[FeatureEncoding, ...] = Field(default=("float32", "float16", "int8"), min_length=1)
 
     @model_validator(mode="after")
     def _rates_ordered(self) -> SweepSpec:
@@ -284,13 +284,21 @@ class CrossSpec(Strict):
     trials: Annotated[int, Field(ge=1)] | None = None
 
 
+def _as_names(listed: object) -> object:
+    """Block indices may be written as numbers."""
+    return [str(item) for item in listed] if isinstance(listed, list | tuple) else listed
+
+
 class Experiment(Strict):
     """One experiment, as a person wrote it."""
 
     name: Name
     description: str = ""
     model: ModelSpec
-    candidates: Literal["compressive", "natural", "all"] | tuple[str, ...] = "compressive"
+    candidates: (
+        Literal["compressive", "natural", "all"]
+        | Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+    ) = "compressive"
     encoding: EncodingSpec = EncodingSpec()
     batch: Annotated[int, Field(ge=1, le=256)] = 1
     links: dict[Name, LinkSpec] = Field(min_length=1)

@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+)
 
 from testbed.errors import UserError
 from testbed.records import SCHEMA_VERSION
@@ -19,17 +26,38 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-# Base-unit integers are accepted too: a resolved experiment reads back as it was written.
 def _border(parse: Any) -> BeforeValidator:
-    return BeforeValidator(
-        lambda value: value if type(value) is int else parse(value), json_schema_input_type=str
-    )
+    def read(value: object, info: ValidationInfo) -> int:
+        # A person's file says its units; a resolved experiment reads back in base units.
+        if type(value) is int and not (info.context or {}).get("path"):
+            return value
+        number: int = parse(value)
+        return number
+
+    return BeforeValidator(read, json_schema_input_type=str)
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is written twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 RateBps = Annotated[int, _border(parse_rate_bps), Field(gt=0)]
 DurationNs = Annotated[int, _border(parse_duration_ns), Field(ge=0)]
 SizeBytes = Annotated[int, _border(parse_size_bytes), Field(ge=0)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=40)]
+Share = Annotated[float, Field(ge=0, le=1)]
+# No dots: names of links and loads are joined with dots in run ids.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=40)]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,7 +65,7 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_yaml(path: Path, model: type[Model]) -> Model:
     """Read one file into its model; every fault names the file and the YAML path."""
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -56,6 +84,16 @@ def read_yaml(path: Path, model: type[Model]) -> Model:
         raise UserError(_explain(path, error)) from error
 
 
+# What pydantic says to programmers, said to people.
+_PLAIN = {
+    "greater_than": "expected more than 0",
+    "too_short": "expected at least one",
+    "tuple_type": "expected a list",
+    "dict_type": "expected a mapping",
+    "bool_parsing": "expected true or false",
+}
+
+
 def _explain(path: Path, error: ValidationError) -> str:
     faults = []
     for fault in error.errors(include_url=False):
@@ -63,5 +101,7 @@ def _explain(path: Path, error: ValidationError) -> str:
         message = fault["msg"].removeprefix("Value error, ")
         if fault["type"] == "extra_forbidden":
             message = "unknown key; check its spelling against the README's reference"
+        elif fault["type"] in _PLAIN:
+            message = f"{_PLAIN[fault['type']]}, got {fault['input']!r}"
         faults.append(f"{where}: {message}")
     return f"{path}: " + "; ".join(faults)

@@ -198,7 +198,8 @@ def each(what: str, tasks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
         futures = {name: pool.submit(task) for name, task in tasks.items()}
     outcomes = {name: future.exception() for name, future in futures.items()}
     if any(error is not None for error in outcomes.values()):
-        raise GroupError(what, outcomes)
+        good = {n: f.result() for n, f in futures.items() if outcomes[n] is None}
+        raise GroupError(what, outcomes, good)
     return {name: future.result() for name, future in futures.items()}
 
 

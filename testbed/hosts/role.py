@@ -45,6 +45,7 @@ class RoleProcess:
         self._record = record
         self._inbox: list[Message] = []
         self._changed = threading.Condition()
+        self._run_id: str | None = None
         self._greeted = False
         self._ended = False
         self._fault: str | None = None
@@ -94,6 +95,8 @@ class RoleProcess:
 
     def send(self, message: Message) -> None:
         """Send one message; raises HostError when the role has ended."""
+        if message["type"] == "start":
+            self._run_id = message["run_id"]
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
             with self._sending:  # a long message goes in pieces; nothing may come between them
@@ -108,6 +111,15 @@ class RoleProcess:
         Raises HostError when the role reports an error (UserError when it is the caller's
         mistake), ends, or does not answer in time.
         """
+        message = self.poll(kind, timeout_s)
+        if message is None:
+            raise HostError(
+                self.host, f"{self.role}: no {kind!r} within {timeout_s:g} s; see {self._log_path}"
+            )
+        return message
+
+    def poll(self, kind: str, timeout_s: float) -> Message | None:
+        """As :meth:`wait`, with None where nothing came in time."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
@@ -118,10 +130,7 @@ class RoleProcess:
                 if self._ended:
                     raise HostError(self.host, self._epitaph())
                 if (left_s := deadline - time.monotonic()) <= 0:
-                    raise HostError(
-                        self.host,
-                        f"{self.role}: no {kind!r} within {timeout_s:g} s; see {self._log_path}",
-                    )
+                    return None
                 self._changed.wait(left_s)
 
     def request(self, message: Message, expect: str, timeout_s: float) -> Message:
@@ -219,6 +228,9 @@ class RoleProcess:
             kind = message["type"]
         except (ValueError, TypeError, KeyError):
             self._noise(line)
+            return
+        if message.get("run_id") not in (None, self._run_id):
+            self._log.write(b"late word of an earlier run: " + line + b"\n")
             return
         if kind == "record":
             self._keep(message)

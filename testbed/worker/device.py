@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -163,6 +164,7 @@ class DeviceRole:
         )
         self._duration_ns = message["duration_ns"]
         self._loop.warm_up(message["warmup_queries"], self._control.stopping.is_set)
+        gc.collect()
         self._control.send("started")
 
     def _go(self) -> None:

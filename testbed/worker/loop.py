@@ -66,8 +66,10 @@ class Rules:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Collect garbage now and not again before the end: a collection is no part of a query."""
-    gc.collect()
+    """No garbage is collected before the end: a collection is no part of a query.
+
+    Collect before: after ``go`` it would hold up the first query while the trace already runs.
+    """
     gc.freeze()
     gc.disable()
     try:
