@@ -6,6 +6,7 @@ import base64
 import json
 import shutil
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,11 @@ from analysis.figures.prediction import draw_prediction, predicted
 from analysis.figures.style import Drawing, palette, save, style
 from analysis.figures.timeline import draw_timeline
 from analysis.formats import number
+from analysis.interactive import interactive_distribution
+from analysis.markdown import markdown
+from analysis.matrix import matrix, matrix_tables
 from analysis.replay import with_floor
-from analysis.summary import Section, stacked, summarise, told_doubts
+from analysis.summary import Section, plain_rows, stacked, summarise, told_doubts
 from analysis.tables import Table
 
 # The report stays under 3 MB; figures beyond this many inline bytes are linked to instead.
@@ -47,7 +51,7 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     if out is None:
         out = campaign_dir.with_name(f"report.{campaign_dir.name}") if single else None
     folder = out or campaign_dir / "report"
-    for name in ("figures", "tables"):
+    for name in ("figures", "tables", "records"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
     queries = with_floor(data)
@@ -55,16 +59,21 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         sections = [_section(data, queries, link, load) for link, load in data.conditions]
         shared = _link_drawings(data)
         images = _save_all([*(d for s in sections for d in s.drawings), *shared], folder)
-    tables = campaign_tables(data, queries)
+    tables = [*matrix_tables(data), *campaign_tables(data, queries)]
     transfers = stacked("transfers", sections)
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
     summary = summarise(data, sections, tables)
+    summary["matrix"] = plain_rows(matrix(data))
     summary["answer"] = headline([s.answer for s in sections], gains)
     summary |= told_doubts(trust.doubts(data, queries, transfers))
     for name, rows in summary["tables"].items():
         pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n")
+    (folder / "report.md").write_text(markdown(data.name, summary, sections, tables))
+    for kind in ("queries", "changes", "samples", "load", "server"):
+        frame: pd.DataFrame = getattr(data, kind)
+        frame.to_parquet(folder / "records" / f"{kind}.parquet", index=False)
     page = folder / "report.html"
     page.write_text(_render(data, sections, tables, shared, images, summary))
     return page
@@ -86,6 +95,7 @@ def _section(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> Sect
         answer=answer(data, rows, link, load),
         tables=condition_tables(data, rows),
         drawings=list(_drawings(data, rows, link, load, key)),
+        plot=interactive_distribution(rows, palette(data)) if len(metrics.counted(rows)) else "",
     )
 
 
@@ -135,7 +145,8 @@ def _link_drawings(data: Dataset) -> list[Drawing]:
         return []
     caption = "The further left, the more exactly the trace was replayed; all runs together."
     figure = draw_lateness(data.changes)
-    return [Drawing("lateness", "Lateness of the rate changes", caption, figure)]
+    data_file = "records/changes.parquet"
+    return [Drawing("lateness", "Lateness of the rate changes", caption, figure, data_file)]
 
 
 def _save_all(drawings: list[Drawing], folder: Path) -> dict[str, str]:
@@ -196,7 +207,24 @@ def _render(
         resolved=resolved,
         archive=str(data.campaign.get("archive_sha256", ""))[:12],
         version=testbed.__version__,
+        source=data.environments.get("orchestrator", {}).get("source", {"revision": None}),
+        commands=_commands(data),
+        script=resources.files("analysis").joinpath("report.js").read_text(),
     )
+
+
+def _commands(data: Dataset) -> list[str]:
+    """What was typed, as far as the campaign knows, and what makes the rest again."""
+    files = data.campaign.get("files", {})
+    place = f"CAMPAIGN/{data.root.name}" if not data.campaign else data.root.name
+    run = f"testbed run {files.get('experiment', 'EXPERIMENT.yaml')}"
+    inventory = files.get("inventory", "INVENTORY.yaml")
+    return [
+        f"{run} -i {inventory}",
+        f"testbed reproduce {place} -i {inventory}   # from this folder alone, then compared",
+        f"testbed report {place}                     # only this page, from the records",
+        f"testbed verify {place}                     # is the folder as it was written?",
+    ]
 
 
 def _states(data: Dataset) -> str:

@@ -28,6 +28,7 @@ class Section:
     answer: str
     tables: list[Table]
     drawings: list[Drawing]
+    plot: str  # the distribution once more, as SVG to be questioned
 
 
 def stacked(name: str, sections: list[Section]) -> pd.DataFrame:
@@ -56,14 +57,14 @@ def summarise(data: Dataset, sections: list[Section], tables: list[Table]) -> di
         "verdict": {"trusted": True, "reasons": []},
         "doubts": [],
         "answers": {section.key: section.answer for section in sections},
-        "tables": {
-            name: [
-                {str(key): _plain(value) for key, value in row.items()}
-                for row in frame.to_dict("records")
-            ]
-            for name, frame in frames.items()
-        },
+        "tables": {name: plain_rows(frame) for name, frame in frames.items()},
     }
+
+
+def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """A frame's rows as JSON has them."""
+    rows = frame.to_dict("records")
+    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
 
 
 def told_doubts(doubts: list[Doubt]) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Drawing:
     title: str
     caption: str
     figure: Figure
+    data: str = "records/queries.parquet"  # what it was drawn from, beside the report
 
 
 def style() -> Any:

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from analysis import metrics
@@ -17,11 +18,12 @@ from analysis.formats import number, percent, ranged
 from analysis.replay import with_floor
 from analysis.report import write_report
 from analysis.trust import doubts
-from tests.analysis.conftest import Maker
+from tests.analysis.conftest import Maker, Synthetic
 
 
 def _text(page: Path) -> str:
-    html = re.sub(r"<style>.*?</style>|data:image[^\"]*", "", page.read_text(), flags=re.S)
+    parts = r"<style>.*?</style>|<script>.*?</script>|data:image[^\"]*"
+    html = re.sub(parts, "", page.read_text(), flags=re.S)
     return re.sub(r"<[^>]+>", " ", html)
 
 
@@ -52,8 +54,14 @@ def page(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_page_is_self_contained_and_small(page: Path) -> None:
     html = page.read_text()
     assert page.stat().st_size < 3_000_000
-    assert not re.search(r"(src|href)=\"(?!data:)", html)
-    assert html.count("<img ") == 5
+    assert not re.search(r"src=\"(?!data:)", html)
+    assert not re.search(r"href=\"(https?:)?//", html)
+    assert html.count("<img ") == 4
+    assert html.count("<polyline ") == 6
+    for link in re.findall(r"href=\"([^#\"]+)\"", html):
+        assert (page.parent / link).is_file(), link
+    for anchor in re.findall(r"href=\"#([^\"]+)\"", html):
+        assert f'id="{anchor}"' in html
 
 
 def test_page_shows_no_missing_value_and_no_long_number(page: Path) -> None:
@@ -67,6 +75,20 @@ def test_page_begins_with_trust_then_the_answer(page: Path) -> None:
     text = _text(page)
     assert text.index("Nothing speaks against") < text.index("dynamic took")
     assert text.index("dynamic took") < text.index("Latency of each policy")
+
+
+def test_the_report_is_there_as_markdown_and_parquet_too(page: Path) -> None:
+    text = (page.parent / "report.md").read_text()
+    assert text.startswith("# synthetic\n\nVALID\n")
+    assert _summary(page)["answer"] in text
+    for figure in re.findall(r"\]\((figures/[^)]*)\)", text):
+        assert (page.parent / figure).is_file()
+    frame = pd.read_parquet(page.parent / "records" / "queries.parquet")
+    assert set(frame["policy"]) == set(golden_policies())
+
+
+def golden_policies() -> tuple[str, ...]:
+    return Synthetic().policies
 
 
 def test_summary_and_csv_hold_the_same_numbers(page: Path) -> None:
