@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 
 from testbed.errors import TestbedError, UserError
-from testbed.model.graphs import GraphNetwork
+from testbed.model.graphs import GraphNetwork, trace_by_fx
 from testbed.records import sha256_file
 
 # Module paths of the network inside the exported graph begin with this.
@@ -79,7 +80,10 @@ def export_program(
             _refuse_if_eager_fails(network, pixels)
             program, tracer = _export_by_fx(network, pixels, error)
         _refuse_unsplittable(program, network)
-        return (program.run_decompositions({}) if functional else program), tracer
+        if functional:
+            program = program.run_decompositions({})
+            _refuse_unsplittable(program, network)  # only now are writes to buffers told
+        return program, tracer
 
 
 def _export(network: nn.Module, pixels: Tensor) -> ExportedProgram:
@@ -98,17 +102,41 @@ def _export_by_fx(
     """
     why = f"{type(refusal).__name__}: {_first_line(refusal)}"
     try:
-        graph = torch.fx.symbolic_trace(network.eval())
+        graph = trace_by_fx(network.eval())
         program = _export(GraphNetwork(graph, network, None), pixels)
     except Exception as error:  # the user's own code: it may raise anything
         line = _line_in_model(refusal) or _line_in_model(error)
         raise UserError(
             f"model {type(network).__name__}: neither torch.export ({why}) nor torch.fx "
             f"({type(error).__name__}: {_first_line(error)}) can trace it"
-            f"{f'; the line is {line}' if line else ''}; what is computed must not depend on "
-            "the values of tensors: replace the branch by torch.where or take another model"
+            f"{f'; the line is {line}' if line else ''}; {_remedy(refusal)}"
         ) from error
+    _refuse_if_traced_wrong(network, program, pixels)
     return program, f"torch.fx, because torch.export refuses the model ({why})"
+
+
+def _refuse_if_traced_wrong(network: nn.Module, program: ExportedProgram, pixels: Tensor) -> None:
+    """torch.fx follows neither state on the side nor Python's own mutations: compare once."""
+    if isinstance(next(network.parameters(), None), FakeTensor):
+        return  # a network without weights gives no values to compare
+    images = torch.randint_like(pixels, 256)
+    with torch.no_grad():
+        expected, got = PixelNetwork(network).eval()(images), program.module()(images)
+    if not torch.equal(got, expected):
+        raise UserError(
+            f"model {type(network).__name__}: what torch.fx traces gives other outputs than the "
+            "model (state kept between operators, or a value written that another name shows); "
+            "write it without in-place operators or take another model"
+        )
+
+
+def _remedy(refusal: Exception) -> str:
+    if "Constraints violated" in str(refusal):
+        return "the number of images must stay free: write x.shape[0] and do not branch on it"
+    return (
+        "what is computed must not depend on the values of tensors: replace the branch by "
+        "torch.where or take another model"
+    )
 
 
 def _refuse_if_eager_fails(network: nn.Module, pixels: Tensor) -> None:

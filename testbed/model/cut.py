@@ -179,7 +179,7 @@ def _subgraph(
             f"{', '.join(n.name for n in ends)}; the split table is of another archive"
         )
     graph = fx.Graph()
-    copies = {start: graph.placeholder("received") for start in starts}
+    copies = {start: graph.placeholder(f"received_{n}") for n, start in enumerate(starts)}
     for node in module.graph.nodes:
         if node in needed and node not in starts:
             copies[node] = graph.node_copy(node, copies.__getitem__)

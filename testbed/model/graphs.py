@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,40 @@ class GraphNetwork(nn.Module):
             raise ValueError(f"the file was exported for {expected}x{expected} images")
         with preserve_node_meta():
             return fx.Interpreter(self.graph).run(images)
+
+
+def _written(operator_: Callable[[Any, Any], Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def write(self: fx.Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", operator_, (self, other), {})
+
+    return write
+
+
+class _WritingProxy(fx.Proxy):
+    """Records ``x += y`` as the write it is; torch.fx's own would trace ``x = x + y``."""
+
+    __iadd__ = _written(operator.iadd)
+    __isub__ = _written(operator.isub)
+    __imul__ = _written(operator.imul)
+    __itruediv__ = _written(operator.itruediv)
+
+
+class _Tracer(fx.Tracer):
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _WritingProxy(node, self)
+
+
+def trace_by_fx(network: nn.Module) -> fx.GraphModule:
+    """What torch.fx sees of a network; what only looked at a tensor (a value logged) is dropped.
+
+    Writes stay, used or not: something else may show the memory they write to.
+    """
+    graph = _Tracer().trace(network)
+    for node in reversed(graph.nodes):
+        reads = node.op == "call_method" and not str(node.target).endswith("_")
+        if reads and not node.users:
+            graph.erase_node(node)
+    return fx.GraphModule(network, graph)
 
 
 def module_tree(network: nn.Module) -> nn.Module:

@@ -1,0 +1,220 @@
+"""Random small networks, cut at every place: each tail of each head is the whole, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from testbed.errors import UserError
+from testbed.model.archive import export_program
+from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
+from testbed.model.splits import LAYER, split_table
+from testbed.model.table import SplitTable
+
+RESOLUTION, CHANNELS = 8, 4
+STEPS = (
+    *("conv", "shared_conv", "norm", "relu_in_place", "silu", "add", "add_in_place", "concat"),
+    *("split", "tuple_block", "skip_in_place", "channels_last", "scaled", "alias", "sequence"),
+)
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(CHANNELS, 2 * CHANNELS, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        left, right = self.conv(x).chunk(2, 1)
+        return left, {"right": right}
+
+
+class Random(nn.Module):
+    """Runs its steps in order; each may reach back to anything made before."""
+
+    scale: Tensor
+
+    def __init__(self, steps: list[tuple[str, int]], seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.steps = steps
+        self.stem = nn.Conv2d(3, CHANNELS, 3, padding=1)
+        self.shared = nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        self.own = nn.ModuleList(self._module(kind) for kind, _ in steps)
+        self.register_buffer("scale", torch.rand(1, CHANNELS, 1, 1) + 0.5)
+        self.head = nn.Linear(CHANNELS, 5)
+
+    def _module(self, kind: str) -> nn.Module:
+        if kind == "conv":
+            return nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1)
+        if kind == "norm":
+            return nn.BatchNorm2d(CHANNELS)
+        if kind == "concat":
+            return nn.Conv2d(2 * CHANNELS, CHANNELS, 1)
+        if kind == "sequence":
+            return nn.MultiheadAttention(CHANNELS, 2)  # the batch is its second dimension
+        return TwoOutputs() if kind == "tuple_block" else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        made = [self.stem(images)]
+        for (kind, back), own in zip(self.steps, self.own, strict=True):
+            made.append(self._step(kind, own, made[-1], made[back % len(made)]))
+        return self.head(made[-1].mean((2, 3)))
+
+    def _step(self, kind: str, own: nn.Module, x: Tensor, other: Tensor) -> Tensor:
+        match kind:
+            case "shared_conv":
+                return self.shared(x)
+            case "relu_in_place":
+                return F.relu_(x + 0.1)
+            case "silu":
+                return F.silu(x)
+            case "add":
+                return x + other
+            case "add_in_place":
+                y = x * 0.5
+                y += other
+                return y
+            case "concat":
+                return own(torch.cat([x, other], 1))
+            case "split":
+                first, second = x.split(CHANNELS // 2, 1)
+                return torch.cat([second.tanh(), first], 1)
+            case "tuple_block":
+                left, named = own(x)
+                return left * named["right"].sigmoid()
+            case "skip_in_place":
+                return x.relu_()  # overwrites what a later step may reach back to
+            case "channels_last":
+                return F.layer_norm(x.permute(0, 2, 3, 1), (CHANNELS,)).permute(0, 3, 1, 2)
+            case "scaled":
+                return x * self.scale * x.shape[2]
+            case "alias":
+                half = x[:, ::2]
+                half *= 0.5
+                return x
+            case "sequence":
+                tokens = x.flatten(2).permute(2, 0, 1)
+                mixed = own(tokens, tokens, tokens, need_weights=False)[0]
+                return mixed.permute(1, 2, 0).reshape(x.shape)
+        return own(x)
+
+
+def check_every_cut(network: nn.Module, batch: int) -> SplitTable:
+    """Head, copy, tail, twice on the same pixels, against the eager network."""
+    program, tracer = export_program(network, RESOLUTION)
+    table = split_table(network, program, "random", RESOLUTION, LAYER, tracer)
+    module = flat_module(program, batch)
+    pixels = torch.randint(0, 256, (batch, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8)
+    before = pixels.clone()
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    with torch.inference_mode():
+        expected = network((pixels.float() / 255 - mean) / std)
+        assert torch.equal(cut_whole(module)(pixels), expected)
+        for point in table.points[1:-1]:
+            head, tail = cut_head(module, point, batch), cut_tail(module, point, batch)
+            for _ in range(2):
+                out = head(pixels)
+                crossing = out if isinstance(out, tuple) else (out,)
+                assert [tuple(t.shape) for t in crossing] == [(batch, *s) for s in point.shapes]
+                sent = [t.clone(memory_format=torch.contiguous_format) for t in crossing]
+                assert torch.equal(tail(*sent), expected), (point.split, point.name)
+    assert torch.equal(pixels, before)
+    return table
+
+
+step = st.tuples(st.sampled_from(STEPS), st.integers(0, 20))
+
+
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],  # an example takes half a second: shrinking one would take minutes
+)
+@given(st.lists(step, min_size=3, max_size=7), st.integers(0, 99), st.sampled_from([1, 3]))
+def test_every_cut_of_a_random_network_is_exact(
+    steps: list[tuple[str, int]], seed: int, batch: int
+) -> None:
+    assert len(check_every_cut(Random(steps, seed).eval(), batch).points) > 3
+
+
+def test_every_kind_of_step_at_once() -> None:
+    table = check_every_cut(Random([(kind, 1) for kind in STEPS], 0).eval(), 2)
+    assert any(len(point.nodes) == 3 for point in table.points)
+    assert table.candidates("all") == tuple(point.split for point in table.points)
+    assert all(point.ratio == point.elements / (3 * RESOLUTION**2) for point in table.points[:-1])
+
+
+class Watched(Random):
+    """Looks at an address on the side, which torch.export does not take."""
+
+    def _step(self, kind: str, own: nn.Module, x: Tensor, other: Tensor) -> Tensor:
+        self.seen = x.data_ptr()
+        return super()._step(kind, own, x, other)
+
+
+def test_what_only_fx_traces_is_cut_as_exactly() -> None:
+    steps = [(kind, 0) for kind in ("conv", "skip_in_place", "add_in_place", "alias", "split")]
+    table = check_every_cut(Watched(steps, 1).eval(), 2)
+    assert table.tracer.startswith("torch.fx, because torch.export refuses the model (")
+    assert any(point.name.startswith("own.0") for point in table.points)
+
+
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3))
+
+
+class Branches(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        if y.sum() > 0:
+            y = y + 1
+        return y
+
+
+class FixesBatch(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).view(len(x), 4)
+
+
+class Counts(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        self.seen += y.sum(0)
+        return y
+
+
+class Draws(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(super().forward(x))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            Branches,
+            r"neither torch\.export.* nor torch\.fx.*the line is .*fuzz\.py:\d+; .*torch.where",
+        ),
+        (FixesBatch, r"the line is .*fuzz\.py:\d+; the number of images must stay free"),
+        (Counts, r"writes to its buffers while it infers \(network\.seen\)"),
+        (Draws, r"draws random numbers while it infers \(aten\.dropout"),
+    ],
+)
+def test_what_cannot_be_cut_right_is_refused_by_name(
+    network: type[nn.Module], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        export_program(network().eval(), RESOLUTION)
