@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from testbed.errors import UserError
 from testbed.model.table import LOCAL
@@ -65,6 +65,7 @@ class Agent:
         self._rate = RateEstimator()
         self._load = ReplyEstimator(idle=1.0)
         self._wait = ReplyEstimator(idle=0.0)
+        self._heads: dict[str, ReplyEstimator] = {}
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -94,7 +95,7 @@ class Agent:
         rate_bps = self._rate.rate_bps
         state = State(
             now_ns,
-            self._candidates,
+            tuple(self._as_measured(candidate, now_ns) for candidate in self._candidates),
             rate_bps,
             self._rate.age_ns(now_ns),
             self._load.value(now_ns),
@@ -111,8 +112,19 @@ class Agent:
         predicted_ns = self._predicted_ns = self._predict_ns(split, state)
         return Decision(split, rate_bps, state.load, predicted_ns, self._policy.settling)
 
+    def _as_measured(self, candidate: Candidate, now_ns: int) -> Candidate:
+        """With the head time that this run shows, where that is known and fresh.
+
+        A head that is run again and again finds warm caches, and a limited processor's short work
+        escapes its limit: a profile, made in turns, cannot know how often a policy will repeat.
+        """
+        seen = self._heads.get(candidate.split)
+        if seen is None:
+            return candidate
+        return replace(candidate, head_ns=round(candidate.head_ns * seen.value(now_ns)))
+
     def _predict_ns(self, split: str, state: State) -> int | None:
-        candidate = self._by_split.get(split)
+        candidate = next((c for c in state.candidates if c.split == split), None)
         if candidate is None or (state.rate_bps is None and split != LOCAL):
             return None
         return predict(candidate, state, state.rate_bps or 1)
@@ -133,6 +145,10 @@ class Agent:
         crossed = outcome.kind == "measured" and outcome.split != LOCAL
         if predicted_ns and crossed and outcome.status == "ok":
             self._ratios.append(outcome.e2e_ns / predicted_ns)
+        profiled = self._by_split.get(outcome.split)
+        if profiled is not None and profiled.head_ns > 0 and outcome.kind == "measured":
+            seen = self._heads.setdefault(outcome.split, ReplyEstimator(idle=1.0))
+            seen.add(outcome.now_ns, outcome.head_ns / profiled.head_ns)
         if outcome.status == "ok":
             if outcome.span_bytes is not None and outcome.span_ns is not None:
                 self._rate.add(outcome.now_ns, outcome.span_bytes, outcome.span_ns)

@@ -27,9 +27,19 @@ def agent(name: str = "dynamic", probe: ProbeRule | None = PROBE) -> Agent:
 
 def outcome(now_ns: int, split: str = "3", rate_bps: int | None = None) -> Outcome:
     """A query that went as profiled, with the receiver's span where something crossed."""
-    tail_ns = next(c.tail_ns for c in CANDIDATES if c.split == split)
+    profiled = next(c for c in CANDIDATES if c.split == split)
     spans = (None, None) if rate_bps is None else (60_000, round(60_000 * 8e9 / rate_bps))
-    return Outcome(now_ns, split, 100 * MS, 30 * MS, 40 * MS, tail_ns, *spans, "ok", "measured")
+    return Outcome(
+        now_ns,
+        split,
+        100 * MS,
+        profiled.head_ns,
+        40 * MS,
+        profiled.tail_ns,
+        *spans,
+        "ok",
+        "measured",
+    )
 
 
 def test_blind_dynamic_stays_local_and_probes_at_once() -> None:
@@ -162,3 +172,13 @@ def test_a_probe_tells_of_the_queue() -> None:
         probe = replace(outcome(i * 300 * MS), split="", tail_ns=0, kind="probe", wait_ns=S)
         one.observe(probe)
     assert one.decide(300 * MS).split == "local"
+
+
+def test_heads_are_believed_as_measured_while_fresh() -> None:
+    one = agent()
+    for i in range(3):
+        fast = replace(outcome(i * 100 * MS, "3", 40 * MBIT), head_ns=10 * MS)
+        one.observe(fast)
+    decision = one.decide(250 * MS)
+    assert decision.split == "3"  # 20 ms less than its profile, which offload beats
+    assert one.decide(60 * S).split == "offload"
