@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bottlenecks paper-grid bench clean
+.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage bench clean
 
 help:  ## list the targets, in the order of the work
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,15 @@ bottlenecks: setup  ## compare the split points of many networks on one page
 
 paper-grid: setup  ## the paper's sweep, coarse: predicted over the grid, measured in some cells
 	$(BIN)/testbed sweep experiments/paper-grid.yaml -i $(INVENTORY)
+
+matrix: setup  ## dynamic against every static choice and the clairvoyant one, 45 minutes
+	$(BIN)/testbed run experiments/dynamic-vs-static.yaml -i $(INVENTORY)
+
+matrix-quick: setup  ## the same in six minutes
+	$(BIN)/testbed run experiments/dynamic-vs-static-quick.yaml -i $(INVENTORY)
+
+outage: setup  ## what becomes of the queries when the link is gone
+	$(BIN)/testbed run experiments/outage.yaml -i $(INVENTORY)
 
 bench: setup  ## time the wire, the decision and the encodings; writes bench*.json
 	$(BIN)/python -m tests.bench.wire
