@@ -14,10 +14,8 @@ from analysis.dataset import Dataset
 from analysis.metrics import counted
 from analysis.policies import DYNAMIC, KINDS
 from analysis.replay import rate_steps, transfer_ns
+from testbed.encodings import ITEM_BYTES, parse_features
 from testbed.model.table import LOCAL, OFFLOAD
-
-# Bytes an element relative to each other; pixels are sent as uint8.
-_WIDTH = {"float32": 4, "float16": 2}
 
 
 def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float) -> pd.DataFrame:
@@ -40,18 +38,23 @@ def accountings(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     """Per accounting: the static policy with the least mean, and who was fastest when.
 
     ``computed`` rows take the measured queries and add what the set rates say the other width
-    costs; ``dynamic`` is left out, because it would have chosen otherwise.
+    costs, where every query's payload has the same length; ``dynamic`` is left out, because it
+    would have chosen otherwise.
     """
     done = counted(queries[queries["policy"] != DYNAMIC])
-    sent = data.feature_encoding
-    other = "float16" if sent == "float32" else "float32"
-    ratio = _WIDTH[other] / _WIDTH[sent]
+    sent, pixels = data.feature_encoding, data.pixel_encoding
     variants = {
-        f"uint8 pixels, {sent} features": ("measured", done),
+        f"{pixels} pixels, {sent} features": ("measured", done),
         f"offload left out, {sent} features": ("measured", done[done["policy"] != OFFLOAD]),
-        f"uint8 pixels, {other} features": ("computed", _computed(data, done, ratio, 1.0)),
-        f"float32 pixels, {sent} features": ("computed", _computed(data, done, 1.0, 4.0)),
     }
+    if parse_features(sent).sized:
+        other = "float16" if sent == "float32" else "float32"
+        ratio = ITEM_BYTES[other] / ITEM_BYTES[sent]
+        computed = _computed(data, done, ratio, 1.0)
+        variants[f"{pixels} pixels, {other} features"] = ("computed", computed)
+    if pixels == "uint8":
+        computed = _computed(data, done, 1.0, ITEM_BYTES["float32"])
+        variants[f"float32 pixels, {sent} features"] = ("computed", computed)
     rows = []
     for name, (basis, variant) in variants.items():
         tables = common(bin_tables(variant))

@@ -30,7 +30,7 @@ def answer(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> str:
     told = f"{where}, {_compared(queries, means, statics)}"
     if len(statics) > 1:
         told += f"; of the static choices, {_winners(queries)}"
-    return f"{told} (counting uint8 pixels and {data.feature_encoding} features)."
+    return f"{told} (counting {data.pixel_encoding} pixels and {data.feature_encoding} features)."
 
 
 def _compared(queries: pd.DataFrame, means: dict[str, float], statics: dict[str, float]) -> str:

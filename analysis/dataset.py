@@ -118,8 +118,13 @@ class Dataset:
 
     @property
     def feature_encoding(self) -> str:
-        """What a split sends: ``float32`` or ``float16``."""
+        """What a split sends, such as ``float32`` or ``int8+lz4``."""
         return str(self.experiment.get("encoding", {}).get("features", "float32"))
+
+    @property
+    def pixel_encoding(self) -> str:
+        """What offload sends, such as ``uint8`` or ``jpeg:75``."""
+        return str(self.experiment.get("encoding", {}).get("input", "uint8"))
 
     def delay_ns(self, link: str) -> int:
         """Propagation that the experiment asks for, both ways."""
