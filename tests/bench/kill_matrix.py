@@ -32,7 +32,7 @@ from testbed.link.state import differences, read_state
 
 ROOT = Path(__file__).parents[2]
 VICTIMS = ("orchestrator", "role", "sshd")
-BOUND_S, SPACING_S, PACE_S, PATIENCE_S = 5.0, 0.25, 0.05, 30.0
+BOUND_S, SPACING_S, PACE_S, PATIENCE_S = 5.0, 0.4, 0.05, 30.0
 TRACE = ROOT / "experiments" / "traces" / "quickstart.csv"
 
 
