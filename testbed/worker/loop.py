@@ -149,7 +149,7 @@ class Loop:
                 self._drop(older)
                 dropped += older
                 queries += self._query("measured", due_ns=due_ns) == "measured"
-        rest = arrivals.rest(min(end_ns, monotonic_ns()))
+        rest = arrivals.rest(min(end_ns, monotonic_ns()) - 1)
         self._drop(rest)
         return {
             "queries": queries,

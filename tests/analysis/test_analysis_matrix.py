@@ -10,6 +10,7 @@ import pytest
 
 from analysis.matrix import gains, matrix, matrix_tables, pooled, scenario_of
 from analysis.policies import split_of
+from analysis.recovery import recovery, recovery_tables
 
 LATENCIES = {
     ("lte", "none", "clairvoyant"): [90, 110],
@@ -83,3 +84,32 @@ def test_names() -> None:
     assert scenario_of("lte", "none") == "lte"
     assert split_of("python:experiments.my_policy:Fastest") is None
     assert (split_of("static:3"), split_of("dynamic+hysteresis")) == ("3", None)
+
+
+def outage_data() -> Any:
+    rows = [(0.5, "ok", 90), (1.1, "fallback", 90), (1.5, "dropped", 0), (1.8, "fallback", 0),
+            (2.3, "ok", 90), (3.2, "fallback", 90), (4.2, "ok", 0)]  # fmt: skip
+    queries = pd.DataFrame(
+        {
+            "run_id": "r", "kind": "measured", "t_s": t_s, "status": status, "bytes_up": up,
+            "e2e_ns": 0.1e9, "t_due_ns": 0.0, "t_start_ns": 0.0,
+        }
+        for t_s, status, up in rows
+    )  # fmt: skip
+    outages = [[10**9, 10**9], [3 * 10**9, 10**9]]
+    run = SimpleNamespace(
+        run_id="r", link="gone", load="none", policy="dynamic", trial=0, duration_s=5.0,
+        schedules={"uplink": {"outages": outages}},
+    )  # fmt: skip
+    local = SimpleNamespace(**{**vars(run), "policy": "local"})
+    return SimpleNamespace(queries=queries, runs=(run, local))
+
+
+def test_recovery_counts_from_the_links_return_to_the_first_that_crossed() -> None:
+    found = recovery(outage_data())
+    assert list(found["policy"]) == ["dynamic", "dynamic"]
+    first, second = (found.iloc[i] for i in (0, 1))
+    assert (first["due"], first["fallback"], first["dropped"], first["failed"]) == (3, 2, 1, 0)
+    assert first["recovery_s"] == pytest.approx(0.4)
+    assert pd.isna(second["recovery_s"])
+    assert [table.name for table in recovery_tables(outage_data())] == ["outages"]
