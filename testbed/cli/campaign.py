@@ -26,12 +26,12 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     """Show what would be run, and for how long, touching nothing."""
     from testbed.config import load_experiment, load_inventory
     from testbed.model.cache import prepare
-    from testbed.orchestrator.campaign import load_traces, refuse_unshapeable
+    from testbed.orchestrator.campaign import load_traces
     from testbed.orchestrator.choosing import user_policies
+    from testbed.orchestrator.link_plan import needs_netem, render_plan
     from testbed.orchestrator.plan import make_plan, schedule_json
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
-    refuse_unshapeable(experiment)
     traces = load_traces(experiment)
     made = make_plan(experiment, prepare(experiment.model).table, traces)
     user_policies(experiment.policies, made.candidates)
@@ -43,6 +43,8 @@ def plan(args: argparse.Namespace, out: Output) -> int:
             link: {side: schedule_json(s) for side, s in sides.items()}
             for link, sides in made.schedules.items()
         },
+        "tc": render_plan(experiment, made.schedules),
+        "needs_netem": needs_netem(experiment),
         "hosts": {name: host.roles for name, host in inventory.hosts.items()},
     }
 

@@ -262,7 +262,9 @@ class SweepSpec(Strict):
     cells: Annotated[int, Field(ge=0)] = 6
     queries: Annotated[int, Field(ge=1)] = 4
     inputs: tuple[InputEncoding, ...] = Field(default=("uint8", "float32", "jpeg:75"), min_length=1)
-    features: tuple[FeatureEncoding, ...] = Field(default=("float32", "float16", "int8"), min_length=1)
+    features: tuple[FeatureEncoding, ...] = Field(
+        default=("float32", "float16", "int8"), min_length=1
+    )
 
     @model_validator(mode="after")
     def _rates_ordered(self) -> SweepSpec:

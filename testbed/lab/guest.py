@@ -21,6 +21,7 @@ _SYS_FINIT_MODULE = 313  # x86-64, the only architecture that user-mode Linux ha
 # linux/sockios.h, linux/if.h
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCSIFNAME = 0x8913, 0x8914, 0x8923
 _SIOCSIFADDR, _SIOCSIFNETMASK = 0x8916, 0x891C
+_SIOCETHTOOL, _ETHTOOL_SFEATURES, _GSO = 0x8946, 0x3B, 1 << 11  # NETIF_F_GSO
 _IFF_UP = 1
 _RB_POWER_OFF = 0x4321FEDC
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -68,6 +69,18 @@ class Links:
         for request, text in ((_SIOCSIFADDR, address), (_SIOCSIFNETMASK, mask)):
             self._ask(request, name, struct.pack("HH4s", socket.AF_INET, 0, socket.inet_aton(text)))
 
+    def settle_features(self, name: str) -> None:
+        """Have the kernel work the interface's offloads out.
+
+        Once up, the driver has segmentation active although nobody wants it, until any change;
+        what shaping turns off could then never be put back as it was.
+        """
+        for requested in (0, _GSO):
+            # Blocks of 32 features each: which of them are meant, and what they are to be.
+            value = struct.pack("6I", _ETHTOOL_SFEATURES, 2, _GSO, requested, 0, 0)
+            buffer = ctypes.create_string_buffer(value, len(value))
+            self._ask(_SIOCETHTOOL, name, struct.pack("Q", ctypes.addressof(buffer)))
+
     def up(self, name: str) -> None:
         """Bring an interface up."""
         (flags,) = struct.unpack_from("H", self._ask(_SIOCGIFFLAGS, name, b""))
@@ -102,6 +115,7 @@ def set_up(spec: dict[str, Any]) -> None:
         links.rename(link["device"], link["name"])
         links.address(link["name"], link["address"], link["mask"])
         links.up(link["name"])
+        links.settle_features(link["name"])
 
 
 def main() -> None:

@@ -62,7 +62,7 @@ def has_netem() -> bool | None:
             return
         with IPRoute() as ipr:
             try:
-                ipr.tc("add", "netem", index=LOOPBACK_INDEX, handle=0x10000, delay=0)
+                ipr.tc("add", "netem", index=LOOPBACK_INDEX, handle=0x10000)
                 found.append(True)
             except NetlinkError:
                 found.append(False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pyroute2 import IPRoute
 
 from testbed.errors import TestbedError
-from testbed.link import offload, qdisc
-from testbed.link.state import State, differences, read_link, read_state
+from testbed.link import ingress, offload, qdisc
+from testbed.link.state import State, add_routes, differences, read_link, read_state
 from testbed.link.tree import ROOT_HANDLE, Tree
 
 
@@ -17,6 +17,7 @@ class ShapedInterface:
         tree: what is set now.
         index: the interface's, by which a journal knows it again.
         before: its state before the first change.
+        takes_seed: whether the kernel took the seed; None where there is none.
     """
 
     def __init__(self, ipr: IPRoute, tree: Tree) -> None:
@@ -24,7 +25,12 @@ class ShapedInterface:
         self._ipr = ipr
         self.tree = tree
         self.index = qdisc.find_interface(ipr, tree.interface)
+        self.takes_seed: bool | None = None
+        self._shaped_index = self.index  # the ifb's, at ingress
+        self._dropping = False
         qdisc.refuse_foreign_root(ipr, tree.interface, self.index)
+        ingress.remove(ipr, tree.interface, self.index)
+        ingress.refuse_foreign(ipr, tree.interface, self.index)
         if qdisc.read_root(ipr, self.index)[1] == ROOT_HANDLE:
             # A role that was killed left it: what the kernel puts in its place is what was before.
             qdisc.remove_root(ipr, tree.interface, self.index)
@@ -37,25 +43,59 @@ class ShapedInterface:
         # cut only below our queue): 60 kB then pass a 5 Mbit/s class in 2 ms.
         with qdisc.asking_kernel(f"{self.tree.interface}: set gso_max_segs"):
             self._ipr.link("set", index=self.index, gso_max_segs=1)
-        qdisc.apply(self._ipr, self.index, self.tree)
+        if self.tree.ingress:
+            self._shaped_index = ingress.make(self._ipr, self.tree, self.index)
+        qdisc.apply(self._ipr, self._shaped_index, self.tree)
+        if self.tree.ingress:  # only now: what is redirected to nothing would be lost
+            qdisc.redirect(self._ipr, self.index, self.tree, self._shaped_index)
         self.counters()
-        limit = qdisc.read_leaf_packets(self._ipr, self.index)
-        if limit != self.tree.queue_packets:
-            raise TestbedError(
-                f"{self.tree.interface}: queue: expected {self.tree.queue_packets} packets, the "
-                f"kernel holds {limit}; see the kernel's log"
-            )
+        self.takes_seed = qdisc.check_leaf(self._ipr, self._shaped_index, self.tree)
         return self.state()
 
-    def set_rate(self, rate_bps: int) -> None:
-        """Change the class's rate; queue and tokens stay."""
-        tree = self.tree.with_rate(rate_bps)
-        qdisc.change_rate(self._ipr, self.index, tree)
+    def reshape(self, tree: Tree) -> None:
+        """Another queue or other impairments, from the next run on; what is queued is lost."""
+        qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=True)
+        qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=False)
         self.tree = tree
+        self.takes_seed = qdisc.check_leaf(self._ipr, self._shaped_index, tree)
+
+    def set_rate(self, rate_bps: int) -> None:
+        """Change the class's rate, which ends an outage; queue and tokens stay."""
+        tree = self.tree.with_rate(rate_bps)
+        qdisc.change_rate(self._ipr, self._shaped_index, tree)
+        self.tree = tree
+        if self._dropping:
+            qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=False)
+            self._dropping = False
+        if tree.outage == "down":
+            self._bring_up()
+
+    def hold(self, left_ns: int) -> None:
+        """Let nothing pass for so long; called again and again, it ends when the last call says.
+
+        In the outage ``drop`` what is queued, and what comes, is lost; in ``down`` the interface
+        is down.
+        """
+        if self.tree.outage == "down":
+            self._ipr.link("set", index=self._shaped_index, state="down")
+            return
+        tree = self.tree.held(left_ns)
+        qdisc.change_rate(self._ipr, self._shaped_index, tree)
+        self.tree = tree
+        if tree.outage == "drop" and not self._dropping:
+            self._dropping = True
+            qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=True)
+
+    def _bring_up(self) -> None:
+        if self._ipr.get_links(self._shaped_index)[0]["state"] == "down":
+            self._ipr.link("set", index=self._shaped_index, state="up")
+            if not self.tree.ingress:  # the kernel forgets them with the link
+                add_routes(self._ipr, self.index, self.before["routes"])
+                offload.turn_off(self.tree.interface, self.before["offloads"])
 
     def counters(self) -> dict[str, int]:
         """The class's counters; raises TestbedError where the class is not what was set."""
-        return qdisc.read_class(self._ipr, self.index, self.tree)
+        return qdisc.read_class(self._ipr, self._shaped_index, self.tree)
 
     def state(self) -> State:
         """What is there now."""
@@ -74,6 +114,7 @@ def put_back(ipr: IPRoute, interface: str, index: int, before: State) -> State |
     """
     if ipr.link_lookup(ifname=interface) != [index]:
         return None
+    ingress.remove(ipr, interface, index)
     root_before = next((q for q in before["qdiscs"] if q["parent"] == "root"), None)
     qdisc.remove_root(ipr, interface, index, root_before and root_before["kind"])
     # txqlen too: the kernel gives an interface without one a length when a qdisc is put on.
@@ -81,6 +122,7 @@ def put_back(ipr: IPRoute, interface: str, index: int, before: State) -> State |
     if changed := {k: v for k, v in before["link"].items() if v != now[k]}:
         with qdisc.asking_kernel(f"{interface}: set {changed}"):
             ipr.link("set", index=index, **changed)
+    add_routes(ipr, index, before["routes"])
     offload.restore(interface, before["offloads"])
     after = read_state(ipr, interface, index)
     if differing := differences(before, after):

@@ -17,10 +17,20 @@ from pyroute2.netlink.rtnl import TC_H_ROOT
 from pyroute2.netlink.rtnl.tcmsg.common import tick_in_usec
 
 from testbed.errors import TestbedError, UserError
-from testbed.link.tree import CLASS_HANDLE, LEAF_HANDLE, ROOT_HANDLE, Tree, format_handle
+from testbed.link import netem_options
+from testbed.link.tree import (
+    CLASS_HANDLE,
+    DROP_HANDLE,
+    INGRESS_HANDLE,
+    LEAF_HANDLE,
+    MATCH_ALL,
+    ROOT_HANDLE,
+    Tree,
+    flow_keys,
+    format_handle,
+)
 
 ETH_P_IP = 0x0800
-MATCH_ALL = "0x0/0x0+0"
 
 
 @contextmanager
@@ -66,28 +76,73 @@ def refuse_foreign_root(ipr: IPRoute, interface: str, index: int) -> None:
 
 
 def apply(ipr: IPRoute, index: int, tree: Tree) -> None:
-    """Put the tree on an interface that has a default root; raises TestbedError."""
+    """Put the tree on an interface that has a default root; raises TestbedError.
+
+    For ingress the interface is the ifb, where all that was redirected goes into the class.
+    """
     with asking_kernel(f"{tree.interface}: shape"):
         ipr.tc("add", "htb", index=index, handle=ROOT_HANDLE, default=0)
         _set_class(ipr, "add-class", index, tree)
-        ipr.tc(
-            "add",
-            "pfifo",
-            index=index,
-            handle=LEAF_HANDLE,
-            parent=CLASS_HANDLE,
-            limit=tree.queue_packets,
-        )
-        ipr.tc(
-            "add-filter",
-            "u32",
-            index=index,
-            parent=ROOT_HANDLE,
-            prio=1,
-            protocol=ETH_P_IP,
-            target=CLASS_HANDLE,
-            keys=[MATCH_ALL],
-        )
+        _set_leaf(ipr, "add", index, tree)
+        for keys in MATCH_ALL if tree.ingress else flow_keys(tree):
+            ipr.tc(
+                "add-filter",
+                "u32",
+                index=index,
+                parent=ROOT_HANDLE,
+                prio=1,
+                protocol=ETH_P_IP,
+                target=CLASS_HANDLE,
+                keys=list(keys),
+            )
+
+
+def redirect(ipr: IPRoute, index: int, tree: Tree, ifb_index: int) -> None:
+    """Send what arrives at an interface, and is to be shaped, to our own one."""
+    action = {
+        "kind": "mirred",
+        "direction": "egress",
+        "action": "redirect",
+        "ifindex": ifb_index,
+    }
+    with asking_kernel(f"{tree.interface}: redirect what arrives"):
+        ipr.tc("add", "ingress", index=index, handle=INGRESS_HANDLE)
+        for keys in flow_keys(tree):
+            ipr.tc(
+                "add-filter",
+                "u32",
+                index=index,
+                parent=INGRESS_HANDLE,
+                prio=1,
+                protocol=ETH_P_IP,
+                target=0x10000,
+                keys=list(keys),
+                action=action,
+            )
+
+
+def _set_leaf(ipr: IPRoute, command: str, index: int, tree: Tree) -> None:
+    options: dict[str, Any] = {} if tree.netem is None else {"netem": tree.netem}
+    ipr.tc(
+        command,
+        tree.leaf_kind,
+        index=index,
+        handle=LEAF_HANDLE,
+        parent=CLASS_HANDLE,
+        limit=tree.leaf_packets,
+        **options,
+    )
+
+
+def swap_leaf(ipr: IPRoute, index: int, tree: Tree, *, dropping: bool) -> None:
+    """Throw the queue away: for a leaf that takes nothing, or for a fresh one of the tree."""
+    with asking_kernel(f"{tree.interface}: {'drop' if dropping else 'queue'} everything"):
+        if dropping:
+            ipr.tc(
+                "replace", "pfifo", index=index, handle=DROP_HANDLE, parent=CLASS_HANDLE, limit=0
+            )
+        else:
+            _set_leaf(ipr, "replace", index, tree)
 
 
 def change_rate(ipr: IPRoute, index: int, tree: Tree) -> None:
@@ -111,6 +166,7 @@ def _set_class(ipr: IPRoute, command: str, index: int, tree: Tree) -> None:
         burst=burst,
         cburst=burst,
         quantum=tree.quantum_bytes,
+        overhead=tree.overhead_bytes,
         prio=0,
     )
 
@@ -148,12 +204,37 @@ def read_class(ipr: IPRoute, index: int, tree: Tree) -> dict[str, int]:
     return counters_of(found[0])
 
 
-def read_leaf_packets(ipr: IPRoute, index: int) -> int | None:
-    """The leaf's limit in packets, or None where our leaf is not there."""
-    for qdisc in ipr.get_qdiscs(index=index):
-        if qdisc["handle"] == LEAF_HANDLE and qdisc["parent"] == CLASS_HANDLE:
-            return int(qdisc.get_attr("TCA_OPTIONS")["limit"])
-    return None
+def check_leaf(ipr: IPRoute, index: int, tree: Tree) -> bool | None:
+    """Compare the leaf with the tree's; raises TestbedError where they differ.
+
+    Returns whether the kernel took the seed, None where there is none to take: kernels before
+    6.6 leave it out without a word.
+    """
+    found = next(
+        (
+            qdisc.get_attr("TCA_OPTIONS")
+            for qdisc in ipr.get_qdiscs(index=index)
+            if qdisc["handle"] == LEAF_HANDLE and qdisc["parent"] == CLASS_HANDLE
+        ),
+        None,
+    )
+    if found is None:
+        raise TestbedError(
+            f"{tree.interface}: our queue {format_handle(LEAF_HANDLE)} is gone; another program "
+            "changed the qdiscs of this interface: stop it and run again"
+        )
+    if tree.netem is None:
+        differing = {"limit": (tree.leaf_packets, found["limit"])}
+        differing = {k: v for k, v in differing.items() if v[0] != v[1]}
+    else:
+        differing = netem_options.differing(tree.netem, tree.leaf_packets, found)
+    took_seed = differing.pop("TCA_NETEM_PRNG_SEED", None) is None
+    if differing:
+        raise TestbedError(
+            f"{tree.interface}: the kernel's queue differs from what was set, as (wanted, found): "
+            f"{differing}; see the kernel's log"
+        )
+    return took_seed if tree.netem is not None and tree.netem.seed is not None else None
 
 
 def counters_of(message: Any) -> dict[str, int]:

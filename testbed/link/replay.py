@@ -16,6 +16,7 @@ from typing import Any
 from testbed.errors import UserError
 
 ENDS = ("loop", "hold", "stop")
+HOLD_INTERVAL_NS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Schedule:
         duration_ns: length of the trace, after its last change.
         end: what follows: ``loop`` from the start, ``hold`` the last rate, or ``stop``: nothing
             more is changed or sampled.
+        outages: (time, length) of stretches in which nothing passes, whatever the rate.
     """
 
     changes: tuple[tuple[int, int], ...]
     duration_ns: int
     end: str
+    outages: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         times = [t_ns for t_ns, _ in self.changes]
@@ -44,6 +47,38 @@ class Schedule:
             )
         if self.end not in ENDS:
             raise UserError(f"schedule: end: expected {', '.join(ENDS)}, got {self.end!r}")
+        over_ns = 0
+        for t_ns, length_ns in self.outages:
+            if t_ns < over_ns or length_ns <= 0 or t_ns + length_ns > self.duration_ns:
+                raise UserError(
+                    f"schedule: expected outages in order and within {self.duration_ns} ns, got "
+                    f"one of {length_ns} ns at {t_ns} ns"
+                )
+            over_ns = t_ns + length_ns
+
+    def rate_at(self, t_ns: int) -> int:
+        """The rate in force at a time within the duration, outages apart."""
+        return [rate_bps for begun_ns, rate_bps in self.changes if begun_ns <= t_ns][-1]
+
+    def steps(self) -> tuple[tuple[int, int, int], ...]:
+        """Changes as (time, rate, length of outage): a rate of 0 for as long as an outage lasts.
+
+        Changes within an outage are left out; at its end comes the rate of that moment.
+        """
+        steps = [
+            (t_ns, rate_bps, 0)
+            for t_ns, rate_bps in self.changes
+            if not any(begun <= t_ns < begun + length for begun, length in self.outages)
+        ]
+        for t_ns, length_ns in self.outages:
+            steps.append((t_ns, 0, length_ns))
+            end_ns = t_ns + length_ns
+            follows = any(begun == end_ns for begun, _, _ in steps) or any(
+                begun == end_ns for begun, _ in self.outages
+            )
+            if end_ns < self.duration_ns and not follows:
+                steps.append((end_ns, self.rate_at(end_ns), 0))
+        return tuple(sorted(steps))
 
     @property
     def end_ns(self) -> int | None:
@@ -52,19 +87,36 @@ class Schedule:
 
 
 def schedule_from_json(document: Mapping[str, Any]) -> Schedule:
-    """A schedule from ``{"changes": [[t_ns, rate_bps], …], "duration_ns", "end"}``."""
+    """A schedule from ``{"changes": [[t_ns, rate_bps], …], "duration_ns", "end", "outages"}``."""
     changes = tuple((t_ns, rate_bps) for t_ns, rate_bps in document["changes"])
-    return Schedule(changes, document["duration_ns"], document["end"])
+    outages = tuple((t_ns, length_ns) for t_ns, length_ns in document.get("outages", ()))
+    return Schedule(changes, document["duration_ns"], document["end"], outages)
 
 
 @dataclass(frozen=True)
 class Change:
-    """The n-th change of one direction's rate, due ``t_ns`` after the start."""
+    """The n-th change of one direction's rate, due ``t_ns`` after the start.
+
+    A rate of 0 is an outage of ``outage_ns``.
+    """
 
     t_ns: int
     direction: str
     n: int
     rate_bps: int
+    outage_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Hold:
+    """In an outage: nothing is to pass until ``left_ns`` from now.
+
+    Said again at short intervals, because what passes in between owes the rest of the time.
+    """
+
+    t_ns: int
+    direction: str
+    left_ns: int
 
 
 @dataclass(frozen=True)
@@ -75,16 +127,29 @@ class Sample:
     direction: str
 
 
-Event = Change | Sample
+Event = Change | Hold | Sample
 
 
 def _changes(direction: str, schedule: Schedule) -> Iterator[Change]:
     rounds = count() if schedule.end == "loop" else range(1)
     numbers = count()
     for i in rounds:
-        for t_ns, rate_bps in schedule.changes:
+        for t_ns, rate_bps, outage_ns in schedule.steps():
             due_ns = i * schedule.duration_ns + t_ns
-            yield Change(due_ns, direction, next(numbers), rate_bps)
+            yield Change(due_ns, direction, next(numbers), rate_bps, outage_ns)
+    over_ns = schedule.duration_ns  # an outage that reaches the end is over there too
+    if schedule.end != "loop" and schedule.steps()[-1][1] == 0:
+        yield Change(over_ns, direction, next(numbers), schedule.changes[-1][1])
+
+
+def _holds(direction: str, schedule: Schedule) -> Iterator[Hold]:
+    for i in count() if schedule.end == "loop" else range(1):
+        if not schedule.outages:
+            return
+        for t_ns, length_ns in schedule.outages:
+            due_ns = i * schedule.duration_ns + t_ns
+            for passed_ns in range(HOLD_INTERVAL_NS, length_ns, HOLD_INTERVAL_NS):
+                yield Hold(due_ns + passed_ns, direction, length_ns - passed_ns)
 
 
 def _samples(direction: str, schedule: Schedule, interval_ns: int) -> Iterator[Sample]:
@@ -97,6 +162,7 @@ def _samples(direction: str, schedule: Schedule, interval_ns: int) -> Iterator[S
 def timeline(schedules: Mapping[str, Schedule], sample_interval_ns: int) -> Iterator[Event]:
     """All directions' events in order of time; at one moment, changes come before samples."""
     streams: list[Iterator[Event]] = [_changes(d, s) for d, s in schedules.items()]
+    streams += [_holds(d, s) for d, s in schedules.items()]
     streams += [_samples(d, s, sample_interval_ns) for d, s in schedules.items()]
     return heapq.merge(*streams, key=attrgetter("t_ns"))
 

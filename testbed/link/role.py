@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -14,9 +15,9 @@ from testbed.link import host
 from testbed.link.guard import Guard
 from testbed.link.interface import ShapedInterface
 from testbed.link.realtime import real_time
-from testbed.link.replay import Change, Event, Schedule, replay, schedule_from_json, timeline
+from testbed.link.replay import Change, Event, Hold, Schedule, replay, schedule_from_json, timeline
 from testbed.link.state import State
-from testbed.link.tree import tree_from_json
+from testbed.link.tree import render_tc, tree_from_json
 
 SAMPLE_INTERVAL_NS = 10**9
 
@@ -71,7 +72,8 @@ class LinkRole:
             raise UserError(f"link: expected one interface a direction, got {interfaces}")
         if self._ipr is None:
             self._ipr = IPRoute()
-        host.refuse_management_path(self._ipr, interfaces, self._environ)
+        whole = [tree.interface for tree in trees.values() if tree.flow is None]
+        host.refuse_management_path(self._ipr, whole, self._environ)
         self._guard.claim(interfaces, message.get("owner", "somebody who gave no name"))
         try:
             # All are looked at before the first is changed: a refusal leaves nothing half done.
@@ -89,6 +91,8 @@ class LinkRole:
             burst_bytes={name: tree.burst_bytes for name, tree in trees.items()},
             class_bps={name: tree.class_bps for name, tree in trees.items()},
             queue_bytes={name: tree.held_bytes for name, tree in trees.items()},
+            tc={name: render_tc(tree) for name, tree in trees.items()},
+            takes_seed={name: side.takes_seed for name, side in shaped.items()},
             offloads={
                 side.tree.interface: [
                     name for name, was in side.before["offloads"].items() if was["active"]
@@ -107,6 +111,12 @@ class LinkRole:
         for name, schedule in schedules.items():
             for _, rate_bps in schedule.changes:
                 self._shaped[name].tree.with_rate(rate_bps)  # refuses what cannot be set
+            if schedule.outages and self._shaped[name].tree.outage is None:
+                raise UserError(f"link: {name}: has outages, and setup did not say what they do")
+        for name, document in message.get("directions", {}).items():
+            side, tree = self._shaped[name], tree_from_json(document)
+            if replace(side.tree, rate_bps=tree.rate_bps, hold_ns=0) != tree:
+                side.reshape(tree)
         for name, schedule in schedules.items():
             self._shaped[name].set_rate(schedule.changes[0][1])
         self._schedules = schedules
@@ -124,6 +134,8 @@ class LinkRole:
         with real_time() as is_real_time:
             for event in replay(events, t0_ns, time.monotonic_ns, stopping.wait):
                 record = self._act(event, t0_ns)
+                if record is None:
+                    continue
                 if "late_ns" in record:
                     late_ns.append(record["late_ns"])
                 self._control.record("link", record)
@@ -138,8 +150,11 @@ class LinkRole:
             shaped={s.tree.interface: s.state() for s in self._shaped.values()},
         )
 
-    def _act(self, event: Event, t0_ns: int) -> Message:
+    def _act(self, event: Event, t0_ns: int) -> Message | None:
         side = self._shaped[event.direction]
+        if isinstance(event, Hold):
+            side.hold(event.left_ns)
+            return None
         if not isinstance(event, Change):
             sample = side.counters()
             return {
@@ -148,9 +163,13 @@ class LinkRole:
                 "sample": sample,
             }
         begun_ns = time.monotonic_ns()
-        side.set_rate(event.rate_bps)
+        if event.outage_ns:
+            side.hold(t0_ns + event.t_ns + event.outage_ns - begun_ns)
+        else:
+            side.set_rate(event.rate_bps)
         applied_ns = time.monotonic_ns()  # the kernel has acknowledged: in force from here at last
         planned_ns = t0_ns + event.t_ns
+        outage = {"outage": side.tree.outage, "outage_ns": event.outage_ns}
         return {
             "direction": event.direction,
             "n": event.n,
@@ -161,6 +180,7 @@ class LinkRole:
             "rate_bps": event.rate_bps,
             "class_bps": side.tree.class_bps,
             "burst_bytes": side.tree.burst_bytes,
+            **(outage if event.outage_ns else {}),
         }
 
     def _counters(self) -> dict[str, dict[str, int]]:

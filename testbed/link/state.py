@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from socket import AF_INET
 from typing import Any
 
 from pyroute2 import IPRoute
 
 from testbed.link.offload import read_offloads
-from testbed.link.qdisc import counters_of
+from testbed.link.qdisc import asking_kernel, counters_of
 from testbed.link.tree import format_handle
 
 # Counters and alignment inside the options: they are no part of what was set.
 _VOLATILE = ("header", "UNKNOWN", "__align", "direct_pkts", "TCA_U32_PCNT")
 
+_MADE_BY_KERNEL = 2  # RTPROT_KERNEL
+
 State = dict[str, Any]
 
 
 def read_state(ipr: IPRoute, interface: str, index: int) -> State:
-    """``{"qdiscs", "classes", "filters", "offloads", "link", "counters"}``, JSON-ready.
+    """``{"qdiscs", "classes", "filters", "offloads", "link", "routes", "counters"}``, JSON-ready.
 
     All but ``counters`` is the same before shaping and after restoring.
     """
@@ -36,6 +39,7 @@ def read_state(ipr: IPRoute, interface: str, index: int) -> State:
         "filters": [_describe(message) for message in filters],
         "offloads": read_offloads(interface),
         "link": read_link(ipr, index),
+        "routes": read_routes(ipr, index),
         "counters": {
             f"{name} {format_handle(message['handle'])} {format_handle(message['parent'])}": (
                 counters_of(message)
@@ -46,13 +50,41 @@ def read_state(ipr: IPRoute, interface: str, index: int) -> State:
     }
 
 
-def read_link(ipr: IPRoute, index: int) -> dict[str, int]:
+def read_link(ipr: IPRoute, index: int) -> dict[str, int | str]:
     """The settings of the interface itself that shaping touches, by pyroute2's names."""
     link = ipr.get_links(index)[0]
     return {
         "txqlen": link.get_attr("IFLA_TXQLEN"),
         "gso_max_segs": link.get_attr("IFLA_GSO_MAX_SEGS"),
+        "state": link["state"],
     }
+
+
+def read_routes(ipr: IPRoute, index: int) -> list[dict[str, Any]]:
+    """IPv4 routes over an interface that the kernel does not make by itself.
+
+    It forgets them when the interface goes down. Fields by pyroute2's names, as
+    :func:`add_routes` takes them.
+    """
+    found = []
+    for route in ipr.get_routes(family=AF_INET, oif=index):
+        if route["proto"] == _MADE_BY_KERNEL:
+            continue
+        fields = {key: route.get(key) for key in ("dst", "gateway", "priority", "prefsrc", "table")}
+        given = {key: value for key, value in fields.items() if value is not None}
+        if "dst" in given:
+            given["dst"] = f"{given['dst']}/{route['dst_len']}"
+        found.append({"dst": "default", **given, "proto": route["proto"], "scope": route["scope"]})
+    return found
+
+
+def add_routes(ipr: IPRoute, index: int, routes: list[dict[str, Any]]) -> None:
+    """Make those routes again that are gone."""
+    present = read_routes(ipr, index)
+    for route in routes:
+        if route not in present:
+            with asking_kernel(f"route to {route['dst']}"):
+                ipr.route("add", oif=index, **route)
 
 
 def differences(before: State, after: State) -> tuple[str, ...]:

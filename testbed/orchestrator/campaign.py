@@ -60,18 +60,6 @@ def load_traces(experiment: Experiment) -> dict[str, BandwidthTrace]:
     return {str(s.trace): load_trace(s.trace) for s in sides if s.trace is not None}
 
 
-def refuse_unshapeable(experiment: Experiment) -> None:
-    """UserError for delay, jitter or loss: the link shapes the rate only."""
-    for name, link in experiment.links.items():
-        for side in DIRECTIONS:
-            for key in ("delay", "jitter", "loss"):
-                if getattr(getattr(link, side), key):
-                    raise UserError(
-                        f"links.{name}.{side}.{key}: needs the netem qdisc, which this release "
-                        "does not drive; remove it, or add the delay outside the testbed"
-                    )
-
-
 class Campaign:
     """One experiment on one inventory, into one folder.
 
@@ -106,7 +94,6 @@ class Campaign:
 
         Raises UserError where the folder's campaign was another model's.
         """
-        refuse_unshapeable(experiment)
         self.experiment = experiment
         self.inventory = inventory
         self.listener = listener

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 from testbed.encodings import Encoding, parse_features, parse_input
-from testbed.errors import TestbedError
+from testbed.errors import GroupError, TestbedError
 from testbed.hosts.connection import each
 from testbed.model.table import OFFLOAD
 from testbed.orchestrator.carried import carried_reasons
@@ -23,8 +24,10 @@ from testbed.traces.trace import Schedule
 # Beyond the run's own length: warm-up over the slowest rate, the last query's time-out.
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
-# Another CPU, GPU or thread count may differ by this in a logit, from arithmetic alone.
-_ARITHMETIC = 1e-3
+_CHECK_INTERVAL_S = 1.0
+# Largest difference of a logit, as a share of the largest logit: from arithmetic alone (another
+# CPU, GPU or thread count), and with features rounded to 11 bits.
+_TOLERANCE, _TOLERANCE_ROUNDED = 1e-4, 2e-2
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ class _Run:
         self._go("server")
         for name, sides in self.session.link_roles.items():
             wanted = {s: schedule_json(self.conditions.schedules[s]) for s in sides}
-            self._start(name, {"schedules": wanted})
+            directions = self.session.link_directions(name, self.planned.link)
+            self._start(name, {"schedules": wanted, "directions": directions})
         if self.conditions.load:
             server = server_endpoint(self.session, self.token)
             self._start("load", {**self.conditions.load, "server": server})
@@ -121,12 +125,23 @@ class _Run:
         if self.conditions.load:
             self._go("load")
         self._go("device")
-        bound_s = (self.planned.duration_ns + self.session.experiment.run.timeout) / 1e9
-        self.done["device"] = roles["device"].wait("done", timeout_s=bound_s + _STOP_TIMEOUT_S)
+        self.done["device"] = self._device_done()
         self.t0_ns["device"] = self.done["device"]["t0_ns"]
         self.going.remove("device")
         if self.done["device"]["queries"] == 0:
             raise TestbedError(f"{run_id}: the device measured no query in the run's duration")
+
+    def _device_done(self) -> dict[str, Any]:
+        """Wait for the device; a role that ends in the meantime ends the run at once."""
+        run_ns = self.planned.duration_ns + self.session.experiment.run.timeout
+        deadline_s = time.monotonic() + run_ns / 1e9 + _STOP_TIMEOUT_S
+        device = self.session.roles["device"]
+        while time.monotonic() < deadline_s:
+            if (done := device.poll("done", _CHECK_INTERVAL_S)) is not None:
+                return done
+            for name in self.going:
+                self.session.roles[name].check()
+        return device.wait("done", timeout_s=0.0)
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
         message = {"type": "start", "run_id": self.planned.run_id, **message}
@@ -164,20 +179,26 @@ class _Run:
             role.stop()
             return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
 
-        # Device and load first: what they still send must find a server.
-        for name in ("device", "load"):
-            if name in self.going:
-                self.done[name] = stop_one(name)
-        others = [name for name in self.going if name not in ("device", "load")]
-        self.done |= each("stop", {name: partial(stop_one, name) for name in others})
+        # Device and load first: what they still send must find a server. One that fails keeps
+        # none of the others going.
+        outcomes: dict[str, BaseException | None] = {}
+        first = [name for name in self.going if name in ("device", "load")]
+        for names in (*([name] for name in first), [n for n in self.going if n not in first]):
+            try:
+                self.done |= each("stop", {name: partial(stop_one, name) for name in names})
+            except GroupError as error:
+                self.done |= error.results
+                outcomes |= error.outcomes
+        if outcomes:
+            raise GroupError("stop", outcomes)
 
     def finish(self, state: str, reasons: list[str]) -> dict[str, Any]:
         session = self.session
         try:
             after = {host: asdict(c) for host, c in session.clocks().items()}
-        except TestbedError as error:
-            after = {}
-            reasons.append(f"clocks: {error}")
+        except GroupError as error:
+            after = {host: asdict(clock) for host, clock in error.results.items()}
+            reasons.append(str(error))
         hosts = {
             host: {"before": before, "after": after.get(host)}
             for host, before in self.clock_before.items()
@@ -274,6 +295,10 @@ def verify(session: Session) -> dict[str, Any]:
 
 def _agrees(found: dict[str, Any], code: Encoding) -> bool:
     """Whether a result is within the encoding's tolerance; a coarse one's loss is only told."""
-    if code.lossless and not found["equal"] and found["max_abs"] > _ARITHMETIC:
+    if not found["digest"]:
         return False
-    return bool(found["digest"] and (found["top1"] or code.coarse))
+    if code.coarse:
+        return True
+    tolerance = _TOLERANCE if code.lossless else _TOLERANCE_ROUNDED
+    near = found["equal"] or found["max_abs"] <= tolerance * found["largest"]
+    return bool(near and found["top1"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import getpass
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
@@ -25,9 +25,11 @@ from testbed.hosts.preflight import preflight, require
 from testbed.hosts.role import RoleProcess
 from testbed.lab import Lab
 from testbed.model.cache import Prepared
-from testbed.orchestrator.plan import DIRECTIONS, Plan
+from testbed.orchestrator.link_plan import direction_message, needs_netem, peak_bps
+from testbed.orchestrator.plan import DIRECTIONS, Plan, schedule_json
 from testbed.orchestrator.probing import Probers
-from testbed.orchestrator.verify_link import LinkCheck, asked_of
+from testbed.orchestrator.verify_link import LinkCheck, alike, asked_of
+from testbed.traces.trace import Schedule
 
 # Loading and cutting a large model on a slow device: minutes at most.
 _SETUP_TIMEOUT_S = 300.0
@@ -102,9 +104,13 @@ class Session(AbstractContextManager["Session"]):
 
     def _open_lab(self) -> None:
         self._stage("lab: namespaces and sshd")
-        self.lab = self._stack.enter_context(Lab.up(self.inventory))
+        self.lab = self._stack.enter_context(self._lab_up())
         self.inventory = self.lab.inventory
         self.limits = dict(self.lab.limits)
+
+    def _lab_up(self) -> Lab:
+        needs = needs_netem(self.experiment)
+        return Lab.up(self.inventory, needs_netem=needs, say=self._stage)
 
     @property
     def link_roles(self) -> dict[str, tuple[str, ...]]:
@@ -141,16 +147,33 @@ class Session(AbstractContextManager["Session"]):
         self._stage("link: base delay and capacity, before it is shaped")
         ends = {side: self.connections[self.host_of(side)] for side in ("device", "server")}
         probers = self._stack.enter_context(Probers(ends, self.folder / "logs"))
-        asked = asked_of(self.experiment, self.plan.schedules)
-        self.link_check = LinkCheck(probers, asked)
-        self.link_check.unshaped()
+        asked = asked_of(self.experiment, self.plan.schedules, self.plan.schedules)
+        self.link_check = LinkCheck(probers)
+        self.link_check.unshaped({side: a.max_bps for side, a in asked.items()})
 
     def verify_link(self) -> LinkCheck:
         """Measure whether the shaped link does what the experiment asks; the outcome."""
         assert self.link_check is not None, "open"
-        roles = {name: self.roles[name] for name in self.link_roles}
-        self.link_check.shaped(roles, self.link_roles)
+        for names in alike(self.experiment):
+            asked = asked_of(self.experiment, self.plan.schedules, names)
+            self.link_check.shaped(", ".join(names), asked, partial(self._set_rates, names[0]))
         return self.link_check
+
+    def _set_rates(self, link: str, rates: Mapping[str, int]) -> None:
+        """Both directions to constant rates, all else as one of the links has it."""
+
+        def start(name: str) -> None:
+            wanted = {
+                side: schedule_json(Schedule.constant(rates[side], end="hold"))
+                for side in self.link_roles[name]
+            }
+            directions = self.link_directions(name, link)
+            message = {"run_id": "verify", "schedules": wanted, "directions": directions}
+            self.roles[name].request(
+                {"type": "start", **message}, "started", timeout_s=_SETUP_TIMEOUT_S
+            )
+
+        each("set the link's rates", {name: partial(start, name) for name in self.link_roles})
 
     def _start_roles(self) -> None:
         names = self._role_names
@@ -247,17 +270,24 @@ class Session(AbstractContextManager["Session"]):
         return {**message, "input_seed": self.experiment.seed, "inputs": 8}
 
     def _link_setup(self, name: str) -> dict[str, Any]:
-        link = next(iter(self.experiment.links.values()))
-        first = next(iter(self.plan.schedules.values()))
-        directions = {
-            side: {
-                "interface": self._interface(name, side),
-                "rate_bps": first[side].changes[0][1],
-                "queue_bytes": getattr(link, side).queue,
-            }
+        directions = self.link_directions(name, next(iter(self.experiment.links)))
+        return {"directions": directions, "owner": self._owner}
+
+    def link_directions(self, name: str, link: str) -> dict[str, dict[str, Any]]:
+        """What a link role is told of the directions that it shapes, under one of the links."""
+        if link not in self.experiment.links:  # the profile's own: a constant rate over the first
+            link = next(iter(self.experiment.links))
+        schedules = self.plan.schedules[link]
+        return {
+            side: direction_message(
+                self.experiment.links[link],
+                side,
+                schedules[side],
+                peak_bps(self.experiment, schedules, side),
+                self._interface(name, side),
+            )
             for side in self.link_roles[name]
         }
-        return {"directions": directions, "owner": self._owner}
 
     @property
     def _owner(self) -> str:
@@ -269,7 +299,7 @@ class Session(AbstractContextManager["Session"]):
         if name != "link":
             assert host.data is not None
             return host.data.interface
-        if host.router is None:
+        if host.router is None or not host.router.to_server:
             raise UserError(
                 f"hosts.{self.host_of(name)}.router: missing; give to_device and to_server"
             )
@@ -295,6 +325,9 @@ class Session(AbstractContextManager["Session"]):
                 "cpuset": spec.cpuset,
                 "not_applied": self.limits.get(host),
             }
+        router = self.inventory.host_of("link")
+        if self.lab is not None and router is not None:
+            found[router]["router_kind"] = self.lab.router_kind
         return found
 
     def restore_link(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from testbed.errors import UserError
 from testbed.link.replay import (
     Change,
     Event,
+    Hold,
     Sample,
     Schedule,
     replay,
@@ -143,3 +144,36 @@ def test_percentile_is_a_value_that_was_measured() -> None:
     assert percentile_99_ns([7]) == 7
     assert percentile_99_ns(list(range(1, 101))) == 99
     assert percentile_99_ns(list(range(1, 102))) == 100
+
+
+def test_an_outage_takes_the_changes_in_it_and_ends_at_the_rate_of_its_end() -> None:
+    changes = ((0, 100), (10 * MS, 200), (20 * MS, 300), (50 * MS, 400))
+    schedule = Schedule(changes, 80 * MS, "hold", ((10 * MS, 20 * MS), (50 * MS, 30 * MS)))
+    assert schedule.steps() == (
+        (0, 100, 0),
+        (10 * MS, 0, 20 * MS),
+        (30 * MS, 300, 0),
+        (50 * MS, 0, 30 * MS),
+    )
+    events = list(islice(timeline({"u": schedule}, NEVER_NS), 5))
+    # One that reaches the end of the schedule is over there.
+    assert [(e.t_ns // MS, e.rate_bps) for e in events if isinstance(e, Change)] == [
+        (0, 100),
+        (10, 0),
+        (30, 300),
+        (50, 0),
+        (80, 400),
+    ]
+
+
+def test_a_long_outage_is_said_again_with_what_is_left() -> None:
+    schedule = Schedule(((0, 100),), 500 * MS, "loop", ((100 * MS, 200 * MS),))
+    events = islice(timeline({"u": schedule}, NEVER_NS), 12)
+    holds = [(e.t_ns // MS, e.left_ns // MS) for e in events if isinstance(e, Hold)]
+    assert holds == [(150, 150), (200, 100), (250, 50), (650, 150), (700, 100), (750, 50)]
+
+
+def test_outages_that_overlap_or_outlast_the_schedule_are_refused() -> None:
+    for outages in (((0, 20), (10, 20)), ((90, 20),), ((10, 0),)):
+        with pytest.raises(UserError, match="expected outages in order and within 100 ns"):
+            Schedule(((0, 1),), 100, "loop", outages)
