@@ -84,7 +84,7 @@ def overall(queries: pd.DataFrame) -> pd.DataFrame:
     means = cells.unstack("policy")
     rows = []
     for over in [p for p in means.columns if p != DYNAMIC and DYNAMIC in means.columns]:
-        logs = np.log(means[DYNAMIC] / means[over]).dropna().to_numpy()
+        logs = np.log((means[DYNAMIC] / means[over]).dropna().to_numpy())
         if len(logs) < _FEWEST_CELLS:
             continue
         row = {"over": over, "cells": len(logs), "gain": 1 - float(np.exp(logs.mean()))}

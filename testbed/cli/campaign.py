@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from testbed.orchestrator.campaign import Campaign
 
 
+# Everything is written each time; the format says which of it is told.
+_FORMATS = {"html": "report.html", "md": "report.md", "pdf-figures": "figures", "csv": "tables"}
+
+
 def plan(args: argparse.Namespace, out: Output) -> int:
     """Show what would be run, and for how long, touching nothing."""
     from testbed.config import load_experiment, load_inventory
@@ -29,11 +33,14 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     from testbed.orchestrator.campaign import load_traces
     from testbed.orchestrator.choosing import user_policies
     from testbed.orchestrator.link_plan import needs_netem, render_plan
-    from testbed.orchestrator.plan import make_plan, schedule_json
+    from testbed.orchestrator.plan import chosen, make_plan, schedule_json
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
+    if args.trials is not None:
+        experiment = _with_trials(experiment, args.trials)
     traces = load_traces(experiment)
-    made = make_plan(experiment, prepare(experiment.model).table, traces)
+    whole = make_plan(experiment, prepare(experiment.model).table, traces)
+    made = chosen(whole, args.only)
     user_policies(experiment.policies, made.candidates)
     document = {
         "runs": [asdict(run) for run in made.runs],
@@ -119,9 +126,15 @@ def _inputs(args: argparse.Namespace) -> tuple[Experiment, dict[str, str]]:
         experiment = load_experiment(args.experiment)
     files["inventory"] = str(args.inventory or files.get("inventory", LOCAL_INVENTORY))
     if args.trials is not None:
-        repeated = experiment.run.model_copy(update={"trials": args.trials})
-        experiment = experiment.model_copy(update={"run": repeated})
+        experiment = _with_trials(experiment, args.trials)
     return experiment, files
+
+
+def _with_trials(experiment: Experiment, trials: int) -> Experiment:
+    if trials < 1:
+        raise UserError(f"--trials: expected 1 or more, got {trials}")
+    repeated = experiment.run.model_copy(update={"trials": trials})
+    return experiment.model_copy(update={"run": repeated})
 
 
 def _tell_campaign(campaign: Campaign, failure: str | None, out: Output) -> int:
@@ -157,8 +170,9 @@ def report(args: argparse.Namespace, out: Output) -> int:
     from testbed.orchestrator.store import newest_campaign
 
     folder = args.campaign or newest_campaign(args.results)
-    path = _write_report(folder)
-    found = verdict(path)
+    page = _write_report(folder)
+    found = verdict(page)
+    path = page.parent / _FORMATS[args.format]
 
     def words() -> None:
         tell_verdict(found)
@@ -234,3 +248,6 @@ def add_verbs(verbs: Any) -> None:
     verb = add_verb(verbs, "report", report)
     verb.add_argument("campaign", type=Path, nargs="?", help="campaign folder (default: newest)")
     verb.add_argument("--results", type=Path, default=RESULTS)
+    verb.add_argument(
+        "--format", choices=_FORMATS, default="html", help="what to print the path of"
+    )
