@@ -111,6 +111,7 @@ class LinkSpec(Strict):
     end: Literal["loop", "hold", "stop"] = "loop"
     outage: Literal["drop", "hold", "down"] | None = None  # what a trace's gaps do; None: floored
     congestion_control: str | None = None
+    delay_compensation: bool = False  # the path's own delay is part of the delay asked for
 
     @model_validator(mode="after")
     def _own_direction(self) -> LinkSpec:

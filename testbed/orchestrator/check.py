@@ -24,8 +24,9 @@ from testbed.hosts.launch import module_command
 from testbed.hosts.preflight import Finding, judge, shaping_hosts
 from testbed.hosts.role import RoleProcess
 from testbed.orchestrator.campaign import load_traces
+from testbed.orchestrator.link_plan import needs_netem
 from testbed.orchestrator.link_session import LinkSession
-from testbed.orchestrator.plan import DIRECTIONS, make_schedules
+from testbed.orchestrator.plan import make_schedules
 
 OnStage = Callable[[str], None]
 LINK = "link"
@@ -39,7 +40,8 @@ def check(
     lab_id: str | None = None,
 ) -> list[Finding]:
     """The findings of every host and, if asked, of the link under real traffic."""
-    with _hosts(inventory, stage, lab_id) as (reachable, lab_id):
+    needs = experiment is not None and needs_netem(experiment)
+    with _hosts(inventory, stage, lab_id, needs) as (reachable, lab_id):
         stage(f"hosts: {', '.join(reachable.hosts)}")
         shapers = shaping_hosts(reachable.hosts)
         work = {
@@ -56,7 +58,7 @@ def check(
 
 @contextmanager
 def _hosts(
-    inventory: Inventory, stage: OnStage, lab_id: str | None
+    inventory: Inventory, stage: OnStage, lab_id: str | None, needs: bool
 ) -> Iterator[tuple[Inventory, str | None]]:
     """The hosts' addresses: as written, of the lab that is up, or of a lab made for the check."""
     if inventory.lab is None:
@@ -65,7 +67,7 @@ def _hosts(
         yield lab.attach(inventory, up), up
     else:
         stage("lab: namespaces and sshd")
-        with lab.Lab.up(inventory) as made:
+        with lab.Lab.up(inventory, needs_netem=needs, say=stage) as made:
             yield made.inventory, made.lab_id
 
 
@@ -104,7 +106,7 @@ def _ask(
             told = done.stderr.decode(errors="replace").strip().splitlines()
             raise HostError(name, f"kernel: {told[-1] if told else f'status {done.status}'}")
         tried = json.loads(done.stdout.decode().strip().splitlines()[-1])
-        yield from judge_modules(name, tried, experiment is not None and _needs_netem(experiment))
+        yield from judge_modules(name, tried, experiment is not None and needs_netem(experiment))
 
 
 def _clock(connection: Connection, deployed: str) -> ClockOffset:
@@ -131,11 +133,6 @@ def _highest_bps(experiment: Experiment) -> int:
     )
 
 
-def _needs_netem(experiment: Experiment) -> bool:
-    sides = [getattr(link, side) for link in experiment.links.values() for side in DIRECTIONS]
-    return any(spec.delay or spec.jitter or spec.loss for spec in sides)
-
-
 def _check_link(
     inventory: Inventory, experiment: Experiment | None, stage: OnStage, lab_id: str | None
 ) -> Iterator[Finding]:
@@ -157,9 +154,11 @@ def _check_link(
         what, _, text = fault.partition(": ")
         yield Finding(LINK, what, "fail", text, remedy)
     if not found.faults:
-        for side, told in found.document["rates"].items():
-            levels = ", ".join(f"{level['rate_bps'] / 1e6:.3g}" for level in told)
-            text = f"UDP and TCP carried at {levels} Mbit/s within the bound"
-            yield Finding(LINK, side, "pass", text)
-        p50_ns = found.document["ping"][-1]["p50_ns"]
-        yield Finding(LINK, "round trip", "pass", f"median {p50_ns / 1e6:.2f} ms, as asked")
+        for name, measured in found.document["links"].items():
+            for side, told in measured["rates"].items():
+                levels = ", ".join(f"{level['rate_bps'] / 1e6:.3g}" for level in told)
+                text = f"{name}: carried at {levels} Mbit/s, within the bound"
+                yield Finding(LINK, side, "pass", text)
+            p50_ns = measured["ping"][-1]["p50_ns"]
+            text = f"{name}: median {p50_ns / 1e6:.2f} ms, as asked"
+            yield Finding(LINK, "round trip", "pass", text)

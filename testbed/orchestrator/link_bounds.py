@@ -18,13 +18,19 @@ LEVELS_APART = 20  # a wider span than this is looked at in its middle too
 
 @dataclass(frozen=True)
 class Asked:
-    """What one direction of the link is asked to do."""
+    """What one direction of the link is asked to do.
+
+    ``loss`` is the mean share of packets lost, ``loss_spread`` how much the variance of their count
+    exceeds a binomial's; ``orderly``: each packet comes once, whole and in order.
+    """
 
     levels_bps: tuple[int, ...]
     max_bps: int
     delay_ns: int
     jitter_ns: int
     loss: float
+    loss_spread: float
+    orderly: bool
     queue_bytes: int
 
 
@@ -84,9 +90,14 @@ def delay_fault(
     )
 
 
-def loss_fault(what: str, sent: int, arrived: int, loss: float) -> str | None:
-    """Why the packets lost are not what the asked loss explains, or None."""
-    low, high = binomial_interval(sent, loss, LOSS_CONFIDENCE)
+def loss_fault(what: str, sent: int, arrived: int, loss: float, spread: float = 1.0) -> str | None:
+    """Why the packets lost are not what the asked loss explains, or None.
+
+    Losses that come in runs are worth fewer independent ones: ``sent / spread`` of them.
+    """
+    worth = max(1, round(sent / spread))
+    low, high = binomial_interval(worth, loss, LOSS_CONFIDENCE)
+    low, high = low * sent // worth, -(-high * sent // worth)
     lost = sent - arrived
     if low <= lost <= high:
         return None

@@ -28,7 +28,7 @@ from testbed.model.cache import Prepared
 from testbed.orchestrator.link_plan import direction_message, needs_netem, peak_bps
 from testbed.orchestrator.plan import DIRECTIONS, Plan, schedule_json
 from testbed.orchestrator.probing import Probers
-from testbed.orchestrator.verify_link import LinkCheck, alike, asked_of
+from testbed.orchestrator.verify_link import LinkCheck, alike, asked_of, compensated
 from testbed.traces.trace import Schedule
 
 # Loading and cutting a large model on a slow device: minutes at most.
@@ -155,9 +155,15 @@ class Session(AbstractContextManager["Session"]):
         """Measure whether the shaped link does what the experiment asks; the outcome."""
         assert self.link_check is not None, "open"
         for names in alike(self.experiment):
-            asked = asked_of(self.experiment, self.plan.schedules, names)
+            asked = asked_of(self._as_set, self.plan.schedules, names)
             self.link_check.shaped(", ".join(names), asked, partial(self._set_rates, names[0]))
         return self.link_check
+
+    @property
+    def _as_set(self) -> Experiment:
+        """The experiment with the delays that are set: less the path's own, where asked for."""
+        base_rtt_ns = self.link_check.base_rtt_ns if self.link_check is not None else 0
+        return compensated(self.experiment, base_rtt_ns)
 
     def _set_rates(self, link: str, rates: Mapping[str, int]) -> None:
         """Both directions to constant rates, all else as one of the links has it."""
@@ -280,7 +286,7 @@ class Session(AbstractContextManager["Session"]):
         schedules = self.plan.schedules[link]
         return {
             side: direction_message(
-                self.experiment.links[link],
+                self._as_set.links[link],
                 side,
                 schedules[side],
                 peak_bps(self.experiment, schedules, side),

@@ -7,14 +7,15 @@ three times: a neighbour's burst passes, a link that is wrong stays wrong.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from functools import partial
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import Any
 
 from testbed.config.experiment import DirectionSpec, Experiment
-from testbed.hosts.connection import each
-from testbed.hosts.role import RoleProcess
+from testbed.errors import UserError
 from testbed.orchestrator.link_bounds import (
     Asked,
     capacity_fault,
@@ -23,7 +24,8 @@ from testbed.orchestrator.link_bounds import (
     loss_fault,
     rate_fault,
 )
-from testbed.orchestrator.plan import DIRECTIONS, schedule_json
+from testbed.orchestrator.link_plan import direction_message
+from testbed.orchestrator.plan import DIRECTIONS
 from testbed.orchestrator.probing import Probers
 from testbed.traces.trace import Schedule
 
@@ -31,23 +33,81 @@ ATTEMPTS = 3
 CAPACITY_S, TRANSFER_S = 0.3, 0.4
 PINGS, PING_INTERVAL_NS = 60, 4_000_000
 LOSS_PACKETS = 1000
-LINK_TIMEOUT_S = 30.0
 Result = dict[str, Any]
+SetRates = Callable[[Mapping[str, int]], None]
+
+
+def alike(experiment: Experiment) -> list[tuple[str, ...]]:
+    """The experiment's links in groups that differ in their rates alone."""
+    groups: dict[str, list[str]] = {}
+    for name, link in experiment.links.items():
+        rates = {"rate", "trace", "direction"}
+        rest = link.model_dump_json(exclude=dict.fromkeys(DIRECTIONS, rates))
+        groups.setdefault(rest, []).append(name)
+    return [tuple(names) for names in groups.values()]
+
+
+def compensated(experiment: Experiment, base_rtt_ns: int) -> Experiment:
+    """The experiment with the path's own delay taken off where a link asks for that.
+
+    Half the unshaped round trip belongs to each direction. Raises UserError where the path alone
+    is slower than the delay asked for.
+    """
+    own_ns = base_rtt_ns // 2
+    links = dict(experiment.links)
+    for name, link in experiment.links.items():
+        for side in DIRECTIONS if link.delay_compensation else ():
+            spec: DirectionSpec = getattr(link, side)
+            if not spec.delay:
+                continue
+            if spec.delay < own_ns:
+                raise UserError(
+                    f"links.{name}.{side}.delay: expected at least the path's own "
+                    f"{own_ns / 1e6:.2f} ms, got {spec.delay / 1e6:.2f} ms; raise it, or leave "
+                    "delay_compensation out"
+                )
+            shorter = spec.model_copy(update={"delay": spec.delay - own_ns})
+            links[name] = links[name].model_copy(update={side: shorter})
+    return experiment.model_copy(update={"links": links})
 
 
 def asked_of(
-    experiment: Experiment, schedules: Mapping[str, Mapping[str, Schedule]]
+    experiment: Experiment,
+    schedules: Mapping[str, Mapping[str, Schedule]],
+    names: Iterable[str],
 ) -> dict[str, Asked]:
-    """What each direction is asked to do, over all the experiment's links."""
-    first = next(iter(experiment.links.values()))
+    """What each direction of some links, alike but for their rates, is asked to do."""
+    links = tuple(names)
     asked = {}
     for side in DIRECTIONS:
-        rates = [rate for s in schedules.values() for _, rate in s[side].changes]
-        spec: DirectionSpec = getattr(first, side)
+        rates = [rate for name in links for _, rate in schedules[name][side].changes]
+        link = experiment.links[links[0]]
+        spec: DirectionSpec = getattr(link, side)
+        message = direction_message(link, side, schedules[links[0]][side], max(rates), side)
         asked[side] = Asked(
-            levels(rates), max(rates), spec.delay, spec.jitter, spec.loss, spec.queue
+            levels_bps=levels(rates),
+            max_bps=max(rates),
+            delay_ns=spec.delay,
+            jitter_ns=spec.jitter,
+            # A corrupted packet fails its checksum: to whom it is for, it is lost.
+            loss=1 - (1 - spec.mean_loss) * (1 - spec.corrupt),
+            loss_spread=_loss_spread(spec),
+            orderly=not (spec.mean_loss or spec.corrupt or spec.duplicate or spec.reorder),
+            queue_bytes=message["queue_bytes"],
         )
     return asked
+
+
+def _loss_spread(spec: DirectionSpec) -> float:
+    """How much wider than a binomial the count of lost packets spreads where losses come in runs.
+
+    The variance of a mean of correlated trials grows by (1 + r)/(1 - r), r the correlation of
+    neighbours; of a two-state chain r = 1 - P(to bad) - P(to good).
+    """
+    r = spec.loss_correlation
+    if spec.gilbert is not None:
+        r = max(0.0, 1 - spec.gilbert.to_bad - spec.gilbert.to_good)
+    return (1 + r) / (1 - r) if r < 1 else float("inf")
 
 
 class LinkCheck:
@@ -57,90 +117,62 @@ class LinkCheck:
         faults: one line for everything that is not as asked.
     """
 
-    def __init__(self, probers: Probers, asked: Mapping[str, Asked]) -> None:
+    def __init__(self, probers: Probers) -> None:
         self._probers = probers
-        self._asked = asked
         self._base_ns: list[int] = []
         self.faults: list[str] = []
-        self.document: Result = {"asked": {side: vars(a) for side, a in asked.items()}}
+        self.document: Result = {"links": {}, "faults": self.faults}
 
-    def unshaped(self) -> None:
-        """Measure the path as it is: base delay, capacity."""
+    @property
+    def base_rtt_ns(self) -> int:
+        """Median round trip of the path as it is, 0 where no ping came back."""
+        return round(median(self._base_ns)) if self._base_ns else 0
+
+    def unshaped(self, max_bps: Mapping[str, int]) -> None:
+        """Measure the path as it is: base delay, and capacity against each highest rate."""
         base = self._probers.ping(PINGS, PING_INTERVAL_NS)
         self._base_ns = base["rtts_ns"]
         capacity = {
             side: self._attempt(
-                partial(self._probers.tcp, side, CAPACITY_S),
-                partial(_judge_capacity, side, self._asked[side].max_bps),
+                partial(self._probers.tcp, side, CAPACITY_S), partial(_judge_capacity, side, rate)
             )
-            for side in DIRECTIONS
+            for side, rate in max_bps.items()
         }
         self.document["unshaped"] = {"ping": summary(base), "capacity": capacity}
 
-    def shaped(self, link_roles: Mapping[str, RoleProcess], sides: Mapping[str, Any]) -> None:
-        """Measure the shaped path; ``sides`` maps each link role to its directions."""
-        self._set(link_roles, sides, {s: a.max_bps for s, a in self._asked.items()})
-        self.document["ping"] = self._attempt(self._ping, self._judge_ping)
-        self.document["rates"] = {side: [] for side in DIRECTIONS}
-        self.document["loss"] = {}
-        for side, asked in self._asked.items():
-            for rate_bps in asked.levels_bps:
-                rates = {s: a.max_bps for s, a in self._asked.items()} | {side: rate_bps}
-                self._set(link_roles, sides, rates)
-                self.document["rates"][side].append(self._level(side, asked, rate_bps))
-            if asked.loss:
-                self.document["loss"][side] = self._attempt(
-                    partial(self._probers.lossy, side, asked.max_bps, LOSS_PACKETS),
-                    partial(_judge_loss, side, asked.loss),
+    def shaped(self, name: str, asked: Mapping[str, Asked], set_rates: SetRates) -> None:
+        """Measure the shaped path; ``set_rates`` sets both directions to constant rates."""
+        highest = {side: a.max_bps for side, a in asked.items()}
+        found: Result = {"asked": {side: asdict(a) for side, a in asked.items()}, "loss": {}}
+        self.document["links"][name] = found
+        set_rates(highest)
+        judge = partial(_judge_ping, self._base_ns, asked)
+        found["ping"] = self._attempt(partial(self._probers.ping, PINGS, PING_INTERVAL_NS), judge)
+        found["rates"] = {side: [] for side in asked}
+        rtt_ns = sum(a.delay_ns for a in asked.values())
+        for side, own in asked.items():
+            for rate_bps in own.levels_bps:
+                set_rates(highest | {side: rate_bps})
+                found["rates"][side].append(self._level(side, own, rate_bps, rtt_ns))
+            if own.loss:
+                found["loss"][side] = self._attempt(
+                    partial(self._probers.lossy, side, own.max_bps, LOSS_PACKETS),
+                    partial(_judge_loss, side, own),
                 )
-        self.document["faults"] = self.faults
 
-    @staticmethod
-    def _set(
-        link_roles: Mapping[str, RoleProcess], sides: Mapping[str, Any], rates: Mapping[str, int]
-    ) -> None:
-        def start(name: str) -> None:
-            wanted = {
-                s: schedule_json(Schedule.constant(rates[s], end="hold")) for s in sides[name]
-            }
-            message = {"type": "start", "run_id": "verify", "schedules": wanted}
-            link_roles[name].request(message, "started", LINK_TIMEOUT_S)
-
-        each("set the link's rates", {name: partial(start, name) for name in link_roles})
-
-    def _level(self, side: str, asked: Asked, rate_bps: int) -> Result:
+    def _level(self, side: str, asked: Asked, rate_bps: int, rtt_ns: int) -> Result:
         what = f"{side} at {rate_bps / 1e6:.3g} Mbit/s"
-
-        def judge(kind: str) -> Callable[[Result], str | None]:
-            return lambda found: rate_fault(
-                f"{what}, {kind}", rate_bps, found["rate_bps"], asked.loss
-            )
-
-        level: Result = {
-            "rate_bps": rate_bps,
-            "udp": self._attempt(
-                partial(self._probers.udp, side, rate_bps, TRANSFER_S), judge("UDP")
-            ),
-        }
-        if not asked.loss:  # TCP under loss measures its congestion control
-            rtt_s = sum(a.delay_ns for a in self._asked.values()) / 1e9
-            window_bytes = round(rate_bps / 8 * rtt_s) + asked.queue_bytes // 4
+        udp = partial(self._probers.udp, side, rate_bps, TRANSFER_S)
+        judge = partial(_judge_rate, f"{what}, UDP", rate_bps, asked.loss)
+        level: Result = {"rate_bps": rate_bps, "udp": self._attempt(udp, judge)}
+        if asked.orderly:  # else TCP tells of its congestion control, not of the link
+            window_bytes = round(rate_bps / 8 * rtt_ns / 1e9) + asked.queue_bytes // 4
             # Half of it is slow start, which takes some round trips.
-            seconds = TRANSFER_S + 16 * rtt_s
-            transfer = partial(self._probers.tcp, side, seconds, window_bytes)
-            level["tcp"] = self._attempt(transfer, judge("TCP"))
+            seconds = TRANSFER_S + 16 * rtt_ns / 1e9
+            tcp = partial(self._probers.tcp, side, seconds, window_bytes)
+            judge = partial(_judge_rate, f"{what}, TCP", rate_bps, asked.loss)
+            level["tcp"] = self._attempt(tcp, judge)
         return level
-
-    def _ping(self) -> Result:
-        return self._probers.ping(PINGS, PING_INTERVAL_NS)
-
-    def _judge_ping(self, found: Result) -> str | None:
-        through = 1.0
-        for asked in self._asked.values():
-            through *= 1 - asked.loss
-        return delay_fault(self._base_ns, found["rtts_ns"], self._asked.values()) or loss_fault(
-            "pings", found["sent"], len(found["rtts_ns"]), 1 - through
-        )
 
     def _attempt(
         self, measure: Callable[[], Result], judge: Callable[[Result], str | None]
@@ -163,8 +195,24 @@ def _judge_capacity(side: str, max_bps: int, found: Result) -> str | None:
     return capacity_fault(f"{side} capacity", max_bps, found["rate_bps"])
 
 
-def _judge_loss(side: str, loss: float, found: Result) -> str | None:
-    return loss_fault(f"{side} loss", found["sent"], found["arrived"], loss)
+def _judge_rate(what: str, rate_bps: int, loss: float, found: Result) -> str | None:
+    return rate_fault(what, rate_bps, found["rate_bps"], loss)
+
+
+def _judge_loss(side: str, asked: Asked, found: Result) -> str | None:
+    return loss_fault(
+        f"{side} loss", found["sent"], found["arrived"], asked.loss, asked.loss_spread
+    )
+
+
+def _judge_ping(base_ns: list[int], asked: Mapping[str, Asked], found: Result) -> str | None:
+    sides = tuple(asked.values())
+    through = math.prod(1 - side.loss for side in sides)
+    spread = max(side.loss_spread for side in sides)
+    arrived = len(found["rtts_ns"])
+    return delay_fault(base_ns, found["rtts_ns"], sides) or loss_fault(
+        "pings", found["sent"], arrived, 1 - through, spread
+    )
 
 
 def summary(pings: Result) -> Result:

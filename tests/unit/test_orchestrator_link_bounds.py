@@ -19,7 +19,7 @@ MBIT, MS = 10**6, 10**6
 
 
 def asked(delay_ns: int = 0, jitter_ns: int = 0, loss: float = 0.0) -> Asked:
-    return Asked((MBIT,), MBIT, delay_ns, jitter_ns, loss, 256_000)
+    return Asked((MBIT,), MBIT, delay_ns, jitter_ns, loss, 1.0, loss == 0, 256_000)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +94,8 @@ def test_loss_is_judged_by_its_interval() -> None:
     assert "expected 7 to 36 of 1000" in loss_fault("uplink", 1000, 1000, 0.02)
     assert loss_fault("uplink", 60, 60, 0.0) is None
     assert loss_fault("uplink", 60, 59, 0.0)
+
+
+def test_losses_that_come_in_runs_may_spread_further() -> None:
+    assert loss_fault("uplink", 1000, 940, 0.02) is not None
+    assert loss_fault("uplink", 1000, 940, 0.02, spread=9.0) is None

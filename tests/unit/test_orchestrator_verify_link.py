@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 
+from testbed.config.link import link_experiment
+from testbed.errors import UserError
 from testbed.orchestrator.link_bounds import Asked
-from testbed.orchestrator.verify_link import ATTEMPTS, LinkCheck, summary
+from testbed.orchestrator.verify_link import (
+    ATTEMPTS,
+    LinkCheck,
+    alike,
+    asked_of,
+    compensated,
+    summary,
+)
+from testbed.traces.trace import Schedule
 
 MBIT, MS = 10**6, 10**6
 
@@ -25,12 +35,9 @@ class Path:
         self.shaped = False
         self.transfers: list[tuple[str, str]] = []
 
-    def request(self, message: dict[str, Any], expect: str, timeout_s: float) -> None:
-        """As a link role: take the rates."""
-        assert (message["type"], expect) == ("start", "started")
+    def set_rates(self, rates: Mapping[str, int]) -> None:
         self.shaped = True
-        for side, schedule in message["schedules"].items():
-            ((_, self.rate_bps[side]),) = schedule["changes"]
+        self.rate_bps = dict(rates)
 
     def udp(self, side: str, rate_bps: int, seconds: float) -> dict[str, Any]:
         self.transfers.append(("udp", side))
@@ -53,7 +60,8 @@ class Path:
 
 
 def both(**changes: Any) -> dict[str, Asked]:
-    fields = {"delay_ns": 0, "jitter_ns": 0, "loss": 0.0, "queue_bytes": 256_000, **changes}
+    fields = {"delay_ns": 0, "jitter_ns": 0, "loss": 0.0, "loss_spread": 1.0, **changes}
+    fields |= {"orderly": not fields["loss"], "queue_bytes": 256_000}
     return {
         "uplink": Asked(levels_bps=(2 * MBIT, 20 * MBIT), max_bps=20 * MBIT, **fields),
         "downlink": Asked(levels_bps=(40 * MBIT,), max_bps=40 * MBIT, **fields),
@@ -61,9 +69,9 @@ def both(**changes: Any) -> dict[str, Asked]:
 
 
 def verified(path: Path, asked: dict[str, Asked]) -> LinkCheck:
-    check = LinkCheck(path, asked)  # type: ignore[arg-type]
-    check.unshaped()
-    check.shaped({"link": path}, {"link": tuple(asked)})  # type: ignore[dict-item]
+    check = LinkCheck(path)
+    check.unshaped({side: a.max_bps for side, a in asked.items()})
+    check.shaped("wander", asked, path.set_rates)
     return check
 
 
@@ -73,7 +81,8 @@ def test_a_true_link_has_no_fault_and_each_level_is_looked_at() -> None:
     check = verified(path, asked)
     assert check.faults == []
     found = {
-        s: [level["rate_bps"] for level in told] for s, told in check.document["rates"].items()
+        s: [level["rate_bps"] for level in told]
+        for s, told in check.document["links"]["wander"]["rates"].items()
     }
     assert found == {"uplink": [2 * MBIT, 20 * MBIT], "downlink": [40 * MBIT]}
     assert path.transfers.count(("udp", "uplink")) == 2
@@ -90,8 +99,8 @@ def test_a_wrong_level_is_measured_again_and_then_a_fault() -> None:
         "uplink at 2 Mbit/s, UDP",
         "uplink at 2 Mbit/s, TCP",
     ]
-    assert len(check.document["rates"]["uplink"][0]["udp"]) == ATTEMPTS
-    assert len(check.document["rates"]["uplink"][1]["udp"]) == 1
+    assert len(check.document["links"]["wander"]["rates"]["uplink"][0]["udp"]) == ATTEMPTS
+    assert len(check.document["links"]["wander"]["rates"]["uplink"][1]["udp"]) == 1
     assert check.document["faults"] == check.faults
 
 
@@ -101,7 +110,7 @@ def test_a_passing_disturbance_is_no_fault_and_stays_on_record() -> None:
     path.factor = lambda side, rate_bps: 0.9 if len(path.transfers) == 3 else 1.0
     check = verified(path, asked)
     assert check.faults == []
-    first, second = check.document["rates"]["uplink"][0]["udp"]
+    first, second = check.document["links"]["wander"]["rates"]["uplink"][0]["udp"]
     assert "-10.0%" in first["fault"]
     assert second["fault"] is None
 
@@ -128,7 +137,7 @@ def test_loss_is_measured_where_it_is_asked_for() -> None:
     check = verified(path, asked)
     assert check.faults == []
     assert ("tcp", "uplink") not in path.transfers[2:]  # under loss it tells of its own control
-    assert set(check.document["loss"]) == {"uplink", "downlink"}
+    assert set(check.document["links"]["wander"]["loss"]) == {"uplink", "downlink"}
     path.lost = 100
     assert any("uplink loss: expected" in fault for fault in verified(path, asked).faults)
 
@@ -144,3 +153,38 @@ def test_the_summary_keeps_the_distribution() -> None:
         "max_ns": 11000,
     }
     assert summary({"sent": 3, "rtts_ns": []}) == {"sent": 3, "arrived": 0}
+
+
+def test_what_is_asked_is_read_from_the_experiment() -> None:
+    lossy = {"rate": "20mbit", "delay": "10ms", "gilbert": {"to_bad": 0.01, "to_good": 0.19}}
+    plain = {"rate": "40mbit", "corrupt": 0.1, "loss": 0.1, "queue_time": "100ms"}
+    experiment = link_experiment({"uplink": lossy, "downlink": plain}, {})
+    link = experiment.links["link"]
+    faster = link.model_copy(update={"uplink": link.uplink.model_copy(update={"rate": 10 * MBIT})})
+    tidy = link.model_copy(update={"downlink": link.uplink})
+    links = {"a": link, "b": faster, "c": tidy}
+    experiment = experiment.model_copy(update={"links": links})
+    assert alike(experiment) == [("a", "b"), ("c",)]
+    schedules = {
+        name: {side: Schedule.constant(getattr(spec, side).rate) for side in ("uplink", "downlink")}
+        for name, spec in links.items()
+    }
+    asked = asked_of(experiment, schedules, ("a", "b"))
+    assert asked["uplink"].levels_bps == (10 * MBIT, 20 * MBIT)
+    assert asked["uplink"].loss == pytest.approx(0.05)
+    assert asked["uplink"].loss_spread == pytest.approx(9.0)
+    assert asked["downlink"].loss == pytest.approx(0.19)
+    assert asked["downlink"].loss_spread == 1.0
+    assert asked["downlink"].queue_bytes == 500_000
+    assert not asked["downlink"].orderly
+
+
+def test_the_paths_own_delay_is_taken_off_where_asked_for() -> None:
+    directions = {"uplink": {"rate": "1mbit", "delay": "10ms"}, "downlink": {"rate": "1mbit"}}
+    plain = link_experiment(directions, {})
+    assert compensated(plain, 4 * MS) == plain
+    asked = link_experiment(directions, {"delay_compensation": True})
+    found = compensated(asked, 4 * MS).links["link"]
+    assert (found.uplink.delay, found.downlink.delay) == (8 * MS, 0)
+    with pytest.raises(UserError, match=r"links\.link\.uplink\.delay: expected at least .* 12\.00"):
+        compensated(asked, 24 * MS)
