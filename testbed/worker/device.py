@@ -24,6 +24,7 @@ from testbed.worker.appraise import appraise
 from testbed.worker.arrivals import ArrivalRule
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import Decoder, Encoder
+from testbed.worker.equipment import Equipment, Rules, no_collection
 from testbed.worker.host import (
     Usage,
     build_engine,
@@ -32,7 +33,7 @@ from testbed.worker.host import (
     seeded_inputs,
 )
 from testbed.worker.layout import layouts
-from testbed.worker.loop import Equipment, Loop, Rules, no_collection
+from testbed.worker.loop import Loop
 from testbed.worker.server_link import ServerLink
 from testbed.worker.wire import MAX_PROBE_BYTES, WireError
 

@@ -21,8 +21,9 @@ from testbed.policy.policies import make_policy
 from testbed.worker.arrivals import ArrivalRule, Arrivals
 from testbed.worker.client import Endpoint
 from testbed.worker.encoding import Decoder, Encoder
+from testbed.worker.equipment import Equipment, Rules
 from testbed.worker.layout import layouts
-from testbed.worker.loop import Equipment, Loop, Rules
+from testbed.worker.loop import Loop
 from testbed.worker.server_link import ServerLink, Unreachable
 from testbed.worker.service import Job, Service, Terms
 

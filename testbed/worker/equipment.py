@@ -1,0 +1,62 @@
+"""What a run on the device is given: the model's parts, the rules, and quiet from the collector."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from testbed.model.engine import Engine
+from testbed.worker.arrivals import ArrivalRule
+from testbed.worker.encoding import Decoder, Encoder
+from testbed.worker.layout import Layout
+
+
+@dataclass(frozen=True)
+class Equipment:
+    """What the device keeps for the whole campaign; ``outputs`` is the length of all logits."""
+
+    engine: Engine
+    layouts: dict[str, Layout]
+    candidates: tuple[str, ...]
+    encoder: Encoder
+    decoder: Decoder
+    inputs: tuple[Tensor, ...]
+    batch: int
+    outputs: int
+
+
+@dataclass(frozen=True)
+class Rules:
+    """When queries are due, and how long one may take.
+
+    A reply later than ``deadline_ns`` after the start is not waited for; with ``hedge`` the tail
+    begins here once the reply is later than nearly every one before.
+    """
+
+    arrivals: ArrivalRule = field(default_factory=ArrivalRule)
+    deadline_ns: int | None = None
+    hedge: bool = False
+
+    @property
+    def late_after_ns(self) -> int | None:
+        """A query that takes longer is late: the deadline, or else a camera's interval."""
+        return self.deadline_ns or self.arrivals.interval_ns or None
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """No garbage is collected before the end: a collection is no part of a query.
+
+    Collect before: after ``go`` it would hold up the first query while the trace already runs.
+    """
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
