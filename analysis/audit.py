@@ -17,6 +17,8 @@ from analysis.streams import parse_stream, schema
 from testbed.errors import UserError
 from testbed.records import MANIFEST, STREAMS, belongs_to_records, sha256_file
 
+_READERS = 4
+
 _RECORDS = {
     "queries": schema(text="run_id kind status", whole="query t_due_ns t_start_ns e2e_ns"),
     "link": schema(text="direction", whole="t_planned_ns t_applied_ns t_ns"),
@@ -44,8 +46,7 @@ def audit(folder: Path) -> Audit:
     """
     found = Audit(str(folder))
     if (folder / "plan.json").is_file():
-        _audit_run(folder, folder.name, found)
-        return found
+        return _audit_run(folder, folder.name, str(folder))
     if not (folder / "campaign.json").is_file():
         raise UserError(
             f"{folder}: expected a campaign folder (campaign.json) or a run folder (plan.json), "
@@ -53,8 +54,15 @@ def audit(folder: Path) -> Audit:
         )
     runs = [path.parent for path in sorted(folder.rglob("plan.json"))]
     _audit_campaign(folder, runs, found)
-    for run in runs:
-        _audit_run(run, str(run.relative_to(folder)), found)
+    # Hashing and parsing leave the interpreter free, so runs are read beside each other.
+    with ThreadPoolExecutor(_READERS) as pool:
+        names = [str(run.relative_to(folder)) for run in runs]
+        for part in pool.map(_audit_run, runs, names, names):
+            found.runs += part.runs
+            found.records += part.records
+            found.bytes += part.bytes
+            found.faults += part.faults
+            found.notes += part.notes
     return found
 
 
@@ -100,8 +108,8 @@ def _check(path: Path, name: str, digest: str, found: Audit) -> None:
         found.bytes += path.stat().st_size
 
 
-def _audit_run(folder: Path, name: str, found: Audit) -> None:
-    found.runs += 1
+def _audit_run(folder: Path, name: str, told: str) -> Audit:
+    found = Audit(told, runs=1)
     read_document(folder / "plan.json")
     manifest: Document = {}
     if (folder / MANIFEST).is_file():
@@ -121,28 +129,23 @@ def _audit_run(folder: Path, name: str, found: Audit) -> None:
     for path in _files(folder):
         if path.suffix == ".json":
             read_document(path)
-    with ThreadPoolExecutor(1) as pool:
-        for file, stream in streams.items():
-            if (folder / file).is_file():
-                _audit_stream(pool, folder / file, f"{name}/{file}", stream, manifest, found)
+    for file, stream in streams.items():
+        if (folder / file).is_file():
+            _audit_stream(folder / file, f"{name}/{file}", stream, manifest, found)
+    return found
 
 
-def _audit_stream(
-    pool: ThreadPoolExecutor, path: Path, name: str, stream: str, manifest: Document, found: Audit
-) -> None:
+def _audit_stream(path: Path, name: str, stream: str, manifest: Document, found: Audit) -> None:
     lines = path.read_bytes()
     found.bytes += len(lines)
-    # Hashing leaves the interpreter free, so it runs beside the parsing.
-    digest = pool.submit(lambda: hashlib.sha256(lines).hexdigest())
+    wanted = manifest.get("checksums", {}).get(path.name)
+    if wanted is not None and hashlib.sha256(lines).hexdigest() != wanted:
+        found.faults.append(f"{name}: changed since it was written")
     try:
         table, lost = parse_stream(path, lines, _RECORDS[stream])
     except UserError as error:
         found.faults.append(str(error))
         return
-    finally:
-        wanted = manifest.get("checksums", {}).get(path.name)
-        if wanted is not None and digest.result() != wanted:
-            found.faults.append(f"{name}: changed since it was written")
     found.records += len(table)
     if lost:
         (found.faults if manifest else found.notes).append(f"{name}: the last line is cut")
