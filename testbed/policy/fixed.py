@@ -35,17 +35,19 @@ class Random(Policy):
 class Cycle(Policy):
     """Every candidate in turn, for the profile: each is measured in the rhythm of a run.
 
-    Blocks of four queries of one candidate; the first lets caches and the congestion window
-    settle. Each round has one block of every candidate, in an order shuffled by the seed, so
+    Blocks of six queries of one candidate; the first two let caches, the congestion window and a
+    limited processor settle (measured at a quarter of a processor: the first two heads after a
+    change took a third longer than the rest, the third no more). Each round has one block of every candidate, in an order shuffled by the seed, so
     that a drift of the hosts meets all alike. Rounds go on until each candidate has ``queries``
     that count.
     """
 
-    BLOCK = 4
+    BLOCK = 6
+    SETTLING = 2
 
     def __init__(self, splits: Sequence[str], queries: int, seed: int) -> None:
         rng = random.Random(seed)
-        rounds = -(-queries // (self.BLOCK - 1))
+        rounds = -(-queries // (self.BLOCK - self.SETTLING))
         self._order = [
             split
             for _ in range(rounds)
@@ -57,7 +59,7 @@ class Cycle(Policy):
     def decide(self, state: State) -> str:
         """The next of the order; the last one again once it is finished."""
         index = min(self._next, len(self._order) - 1)
-        self.settling = index % self.BLOCK == 0
+        self.settling = index % self.BLOCK < self.SETTLING
         self._next = index + 1
         self.finished = self._next == len(self._order)
         return self._order[index]

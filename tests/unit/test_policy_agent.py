@@ -153,8 +153,8 @@ def test_cycle_needs_no_profile_and_says_when_it_is_done() -> None:
     while not one.finished:
         decisions.append(one.decide(len(decisions)))
         one.observe(outcome(len(decisions), "3", 10 * MBIT))
-    assert len(decisions) == 4 * len(SPLITS)
-    assert sum(d.settling for d in decisions) == len(SPLITS)
+    assert len(decisions) == 6 * len(SPLITS)
+    assert sum(d.settling for d in decisions) == 2 * len(SPLITS)
     assert {d.predicted_ns for d in decisions} == {None}
     assert not one.probe_due(100 * S)
 

@@ -144,13 +144,13 @@ def cycle_order(seed: int, queries: int = 12) -> list[tuple[str, bool]]:
 @pytest.mark.parametrize("queries", [1, 4, 12])
 def test_cycle_gives_each_candidate_its_queries_in_settled_blocks(queries) -> None:
     order = cycle_order(1, queries)
-    blocks = [order[i : i + 4] for i in range(0, len(order), 4)]
+    blocks = [order[i : i + 6] for i in range(0, len(order), 6)]
     for block in blocks:
         assert len({split for split, _ in block}) == 1
-        assert [settling for _, settling in block] == [True, False, False, False]
+        assert [settling for _, settling in block] == [True, True, False, False, False, False]
     for split in SPLITS:
         counted = order.count((split, False))
-        assert queries <= counted < queries + 3
+        assert queries <= counted < queries + 4
     rounds = [blocks[i : i + len(SPLITS)] for i in range(0, len(blocks), len(SPLITS))]
     assert all({block[0][0] for block in one} == set(SPLITS) for one in rounds)
 

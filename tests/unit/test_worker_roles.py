@@ -240,7 +240,7 @@ def test_cycle_then_dynamic(roles: tuple[Role, Role, int], setup: dict[str, Any]
     records = device.taken("queries")
     check_records(records, setup["batch"])
     counted = [r["split"] for r in records if r["kind"] == "measured"]
-    assert sorted(counted) == sorted(3 * setup["candidates"])
+    assert sorted(counted) == sorted(4 * setup["candidates"])
     assert done["queries"] == len(counted)
     assert all(r["status"] == "ok" for r in records)
     assert {r["split"] for r in records[:4]} == set(setup["candidates"])
