@@ -131,7 +131,7 @@ step = st.tuples(st.sampled_from(STEPS), st.integers(0, 20))
 
 
 @settings(
-    max_examples=8,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     database=None,

@@ -17,8 +17,8 @@ from testbed.model import library, zoo
 from testbed.model.cache import Prepared, _key, prepare
 from testbed.model.engine import Engine
 
-EFFICIENTNET = ModelSpec(name="efficientnet_b0")
-MOBILENET = ModelSpec(name="mobilenet_v2", resolution=96)
+LITE = ModelSpec(name="timm:efficientnet_lite0", resolution=64)
+MOBILENET = ModelSpec(name="mobilenet_v2", resolution=64)
 BLOCKED = (
     *("numpy", "pandas", "paramiko", "pydantic", "pyroute2", "rich", "timm", "torchvision"),
     "yaml",
@@ -56,13 +56,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exports")
 
 
-@pytest.fixture(scope="module", params=[EFFICIENTNET, MOBILENET], ids=lambda s: s.name)
+@pytest.fixture(scope="module", params=[LITE, MOBILENET], ids=lambda s: s.name)
 def prepared(request: pytest.FixtureRequest, cache: Path) -> Prepared:
     return prepare(request.param, cache)
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_split_equals_whole_at_every_block(prepared: Prepared, batch: int) -> None:
+def test_split_equals_whole_at_every_block(prepared: Prepared) -> None:
+    batch = 2
     table = prepared.table
     splits = [point.split for point in table.points]
     engine = Engine(prepared.archive, prepared.archive_sha256, table, splits, batch=batch)
@@ -86,18 +86,6 @@ def test_float16_features_keep_the_result(cache: Path) -> None:
     for split in splits[1:-1]:
         received = engine.head(split, pixels).half().float()
         assert (engine.tail(split, received) - whole).abs().max() < 0.05 * whole.std()
-
-
-def test_published_split_points(cache: Path) -> None:
-    table = prepare(EFFICIENTNET, cache).table
-    inner = table.points[1:-1]
-    assert (len(inner), sum(p.natural for p in inner), table.resolution) == (16, 15, 224)
-    assert {p.split: round(p.ratio, 4) for p in inner if p.compressive} == {
-        "1": 0.5,
-        "3": 0.2083,
-        "5": 0.1042,
-        "11": 0.0625,
-    }
 
 
 def test_a_worker_needs_torch_alone(cache: Path) -> None:
