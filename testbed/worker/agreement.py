@@ -17,7 +17,7 @@ class Comparison:
 
     def __init__(self) -> None:
         self._digest = self._equal = True
-        self._max = 0.0
+        self._max = self._largest = 0.0
         self._means: list[float] = []
         self._same: list[Tensor] = []
 
@@ -28,6 +28,7 @@ class Comparison:
         self._digest &= reply.times.digest == digest
         self._equal &= torch.equal(logits, expected)
         self._max = max(self._max, float(difference.max()))
+        self._largest = max(self._largest, float(expected.abs().max()))
         self._means.append(float(difference.mean()))
         self._same.append(logits.argmax(1) == expected.argmax(1))
 
@@ -38,6 +39,7 @@ class Comparison:
             "digest": self._digest,
             "equal": self._equal,
             "max_abs": self._max,
+            "largest": self._largest,
             "mean_abs": sum(self._means) / len(self._means),
             "top1": bool(same.all()),
             "top1_share": float(same.float().mean()),
