@@ -14,11 +14,15 @@ RoleName = Literal["device", "server", "link", "load"]
 
 
 class DataPath(Strict):
-    """The interface that carries the queries; never the one that carries SSH."""
+    """The interface that carries the queries.
+
+    ``shared``: it carries SSH and more, too; then only the queries' own flow is shaped.
+    """
 
     interface: str
     address: IPv4Address
     port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free port (server only)
+    shared: bool = False
 
 
 class RouterPath(Strict):
@@ -64,10 +68,11 @@ class Host(Strict):
 
     @model_validator(mode="after")
     def _data_apart_from_ssh(self) -> Host:
-        if self.data and self.address == str(self.data.address):
+        if self.data and not self.data.shared and self.address == str(self.data.address):
             raise ValueError(
                 f"data.address: {self.address} also carries SSH; shaping it would shape the "
-                "management path: give the address of another interface"
+                "management path: give the address of another interface, or say 'shared: true' "
+                "to shape the queries' flow alone"
             )
         return self
 
@@ -76,6 +81,8 @@ class Inventory(Strict):
     """All hosts of a lab, by name."""
 
     lab: Literal["local"] | None = None
+    # Where the link is shaped; auto: at a router, else where packets arrive, else where they leave.
+    shaping: Literal["auto", "router", "egress", "ingress"] = "auto"
     hosts: dict[Name, Host] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -89,6 +96,15 @@ class Inventory(Strict):
                 )
         if len([host for host in self.hosts.values() if "link" in host.roles]) > 1:
             raise ValueError("hosts: expected at most one host with role link (the router)")
+        if self.shaping == "router" and self.host_of("link") is None:
+            raise ValueError("shaping: router: no host has the role link; give it to the router")
+        server = self.hosts[self.host_of("server") or ""].data
+        shared = [name for name, host in self.hosts.items() if host.data and host.data.shared]
+        if shared and (server is None or server.port == 0):
+            raise ValueError(
+                f"hosts.{shared[0]}.data.shared: the flow to shape is known by the server's port: "
+                "give the server's data.port"
+            )
         for name, host in self.hosts.items():
             if self.lab is None:
                 self._check_real(name, host)

@@ -229,10 +229,11 @@ def udp_throughput_bps(wire: Wire, offered_bps: int, seconds: float) -> float:
     return received * framing.MTU_BYTES * 8 / (last_s - first_s)
 
 
-def tcp_throughput_bps(wire: Wire, payload_bytes: int) -> float:
+def tcp_throughput_bps(wire: Wire, payload_bytes: int, port: int = 0) -> float:
     """IP bits per second of one TCP payload from the device to the server."""
     with wire.socket("server", socket.SOCK_STREAM) as listener:
-        listener.bind(("10.77.1.2", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("10.77.1.2", port))
         listener.listen(1)
         with wire.socket("device", socket.SOCK_STREAM) as sender:
             sender.connect(listener.getsockname())
@@ -432,3 +433,56 @@ def test_the_greeting_tells_the_host(wire: Wire, role: Role) -> None:
     assert (
         role.hello["congestion_control"] == role.hello["sysctls"]["net.ipv4.tcp_congestion_control"]
     )
+
+
+def test_what_arrives_is_shaped_at_the_receiver(wire: Wire) -> None:
+    rate_bps = 5 * MBIT
+    before = wire.state("server", "data")
+    with ExitStack() as stack:
+        role = Role(wire.names["server"])
+        stack.callback(role.close)
+        side = {"interface": "data", "rate_bps": rate_bps, "queue_bytes": QUEUE_BYTES}
+        role.ask("setup", "ready", directions={"uplink": {**side, "ingress": True}})
+        assert tcp_throughput_bps(wire, rate_bps // 8) == pytest.approx(rate_bps, rel=0.1)
+        role.ask("restore", "restored")
+    assert differences(before, wire.state("server", "data")) == ()
+    with IPRoute(netns=wire.names["server"], flags=0) as ipr:
+        assert {link.get_attr("IFLA_IFNAME") for link in ipr.get_links()} == {"lo", "data"}
+
+
+def test_a_killed_roles_redirection_is_taken_over(wire: Wire) -> None:
+    before = wire.state("server", "data")
+    side = {"interface": "data", "rate_bps": MBIT, "queue_bytes": QUEUE_BYTES, "ingress": True}
+    with ExitStack() as stack:
+        killed = Role(wire.names["server"])
+        stack.callback(killed.close)
+        killed.ask("setup", "ready", directions={"uplink": side})
+        killed.process.kill()
+        killed.process.wait()
+        role = Role(wire.names["server"])
+        stack.callback(role.close)
+        role.ask("setup", "ready", directions={"uplink": side})
+        role.ask("restore", "restored")
+    assert differences(before, wire.state("server", "data")) == ()
+
+
+@pytest.mark.parametrize("ingress", [False, True])
+def test_one_flow_is_shaped_and_its_neighbours_are_not(wire: Wire, ingress: bool) -> None:
+    """At 100 kbit/s another connection over the same interface, as SSH's, goes on at full speed."""
+    who, peer = ("server", "10.77.0.2") if ingress else ("device", "10.77.1.2")
+    flow = {"peer": peer, "ports": [7010], "peer_is_server": not ingress}
+    side = {"interface": "data", "rate_bps": 100_000, "queue_bytes": QUEUE_BYTES}
+    with ExitStack() as stack:
+        role = Role(wire.names[who])
+        stack.callback(role.close)
+        ready = role.ask(
+            "setup", "ready", directions={"uplink": {**side, "ingress": ingress, "flow": flow}}
+        )
+        assert "match u32" in ready["tc"]["uplink"][-1]
+        begin_s = time.monotonic()
+        assert tcp_throughput_bps(wire, 500_000) > 10 * MBIT
+        # 500 kB at 100 kbit/s last 40 s.
+        assert time.monotonic() - begin_s < 10
+        shaped_bps = tcp_throughput_bps(wire, 40_000, port=7010)
+        role.ask("restore", "restored")
+    assert shaped_bps < 200_000
