@@ -1,0 +1,84 @@
+"""A campaign outlives its terminal, and goes on after whatever killed it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from analysis.audit import audit
+from testbed import lab
+from testbed.cli import main
+
+pytestmark = pytest.mark.lab
+ROOT = Path(__file__).parents[2]
+
+EXPERIMENT = """
+schema_version: 1
+name: tiny
+model: {name: resnet18, resolution: 64}
+candidates: ["5"]
+encoding: {features: float32}
+links: {fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}}
+policies: [local, offload, "static:5"]
+run: {duration: 1s, warmup_queries: 3, repeat_disturbed: 0}
+profile: {queries: 4, rate: 50mbit}
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_labs(tmp_path_factory) -> Iterator[None]:
+    """Labs of these tests are told apart from any other on the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_RUN_DIR", str(tmp_path_factory.mktemp("labs")))
+        yield
+        lab.down_all()
+
+
+def wait_for(terminal: int | None, ready: Callable[[], bool]) -> None:
+    """Until ready; what a terminal shows is read meanwhile, or its program would stop."""
+    deadline = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < deadline, "the campaign did not get so far"
+        if terminal is None:
+            time.sleep(0.05)
+        elif select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+
+
+def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
+    (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
+    results = tmp_path / "results"
+    argv = [sys.executable, "-m", "testbed", "run", str(tmp_path / "tiny.yaml")]
+    # A process of its own with a terminal of its own, as a person has over SSH.
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [*argv, "--results", str(results)])
+    wait_for(terminal, lambda: bool(list(results.glob("*/*/profile/queries.jsonl"))))
+    os.close(terminal)  # the kernel sends SIGHUP
+    wait_for(None, lambda: bool(list(results.glob("*/*/fast.*/manifest.json"))))
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    lab.down_all()
+    (campaign,) = results.glob("*/*")
+    done = {path.parent.name: path.read_bytes() for path in campaign.glob("fast.*/manifest.json")}
+    assert audit(campaign).faults
+
+    assert main(["run", "--resume", str(campaign), "--json"]) in (0, 1)
+    document = json.loads(capsys.readouterr().out)
+    assert set(document["runs"].values()) == {"complete"}
+    assert len(document["runs"]) == 3
+    for run, manifest in done.items():
+        assert (campaign / run / "manifest.json").read_bytes() == manifest
+    assert audit(campaign).faults == []
+    assert json.loads((campaign / "campaign.json").read_text())["state"] == "complete"
+    assert lab.status() == []
