@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from testbed.units import format_rate
+
 RATE_BOUND = 0.03
 DELAY_BOUND_NS, DELAY_BOUND_SHARE = 500_000, 0.03
 CAPACITY_FACTOR = 1.2
@@ -50,8 +52,8 @@ def rate_fault(what: str, asked_bps: int, measured_bps: float | None, loss: floa
     if least <= measured_bps <= asked_bps * (1 + RATE_BOUND):
         return None
     return (
-        f"{what}: expected {asked_bps / 1e6:.3g} Mbit/s within {RATE_BOUND:.0%}, got "
-        f"{measured_bps / 1e6:.3g} Mbit/s ({measured_bps / asked_bps - 1:+.1%})"
+        f"{what}: expected {format_rate(asked_bps)} within {RATE_BOUND:.0%}, got "
+        f"{format_rate(measured_bps)} ({measured_bps / asked_bps - 1:+.1%})"
     )
 
 
@@ -61,8 +63,8 @@ def capacity_fault(what: str, max_bps: int, measured_bps: float | None) -> str |
         return None
     return (
         f"{what}: the unshaped path must carry {CAPACITY_FACTOR} times the highest rate asked for "
-        f"({max_bps / 1e6:.3g} Mbit/s), got {(measured_bps or 0) / 1e6:.3g} Mbit/s; lower the "
-        "trace's rates or use a faster network"
+        f"({format_rate(max_bps)}), got {format_rate(measured_bps or 0)}; lower the trace's rates "
+        "or use a faster network"
     )
 
 

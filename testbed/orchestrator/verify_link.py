@@ -28,6 +28,7 @@ from testbed.orchestrator.link_plan import direction_message
 from testbed.orchestrator.plan import DIRECTIONS
 from testbed.orchestrator.probing import Probers
 from testbed.traces.trace import Schedule
+from testbed.units import format_rate
 
 ATTEMPTS = 3
 CAPACITY_S, TRANSFER_S = 0.3, 0.4
@@ -161,7 +162,7 @@ class LinkCheck:
                 )
 
     def _level(self, side: str, asked: Asked, rate_bps: int, rtt_ns: int) -> Result:
-        what = f"{side} at {rate_bps / 1e6:.3g} Mbit/s"
+        what = f"{side} at {format_rate(rate_bps)}"
         udp = partial(self._probers.udp, side, rate_bps, TRANSFER_S)
         judge = partial(_judge_rate, f"{what}, UDP", rate_bps, asked.loss)
         level: Result = {"rate_bps": rate_bps, "udp": self._attempt(udp, judge)}
