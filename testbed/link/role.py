@@ -11,7 +11,7 @@ from pyroute2 import IPRoute
 
 from testbed.control import Control, Message
 from testbed.errors import GroupError, UserError
-from testbed.link import host
+from testbed.link import host, modules
 from testbed.link.guard import Guard
 from testbed.link.interface import ShapedInterface
 from testbed.link.realtime import real_time
@@ -38,6 +38,7 @@ class LinkRole:
         sysctls = host.read_sysctls()
         return {
             "netem": host.has_netem(),
+            "ingress": all(modules.try_all()[name] for name in ("ifb", "mirred")),
             "pyroute2": host.pyroute2_version(),
             "psched": Path("/proc/net/psched").read_text().strip(),
             "congestion_control": sysctls["net.ipv4.tcp_congestion_control"],

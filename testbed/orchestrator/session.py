@@ -34,6 +34,12 @@ from testbed.traces.trace import Schedule
 # Loading and cutting a large model on a slow device: minutes at most.
 _SETUP_TIMEOUT_S = 300.0
 
+_PLACES = {
+    "router": "the router",
+    "ingress": "the receivers' ingress",
+    "egress": "the senders' egress",
+}
+
 OnRecord = Callable[[str, str, dict[str, Any]], None]
 OnStage = Callable[[str], None]
 
@@ -97,6 +103,7 @@ class Session(AbstractContextManager["Session"]):
         require(preflight(self.connections, self._torch_minimum))
         self._stage("hosts: deploy and start roles")
         self._start_roles()
+        self._stage(f"link: shaped at {_PLACES[self._shaping]}")
         self._refuse_missing_codecs()
         self._measure_unshaped()
         self._stage("roles: set up link, model, split equals whole on each host")
@@ -114,10 +121,27 @@ class Session(AbstractContextManager["Session"]):
 
     @property
     def link_roles(self) -> dict[str, tuple[str, ...]]:
-        """Link role names to the directions each shapes: the router's, or each sender's egress."""
-        if self.inventory.host_of("link"):
+        """Link role names to the directions each shapes: the router's, or one a host."""
+        if self._shaping == "router":
             return {"link": DIRECTIONS}
+        if self._shaping == "ingress":
+            return {"link-device": ("downlink",), "link-server": ("uplink",)}
         return {"link-device": ("uplink",), "link-server": ("downlink",)}
+
+    @property
+    def _shaping(self) -> str:
+        """Where the link is shaped; ``auto`` is the best that the hosts can.
+
+        At its own egress a sender's TCP holds back what would queue (TCP Small Queues): where
+        packets arrive the queue is seen as a network's.
+        """
+        asked = self.inventory.shaping
+        if asked != "auto":
+            return asked
+        if self.inventory.host_of("link"):
+            return "router"
+        hellos = [role.hello for name, role in self.roles.items() if name.startswith("link-")]
+        return "ingress" if hellos and all(hello["ingress"] for hello in hellos) else "egress"
 
     def host_of(self, role: str) -> str:
         """The host that runs a role (``link-device`` runs on the device's host)."""
@@ -284,8 +308,10 @@ class Session(AbstractContextManager["Session"]):
         if link not in self.experiment.links:  # the profile's own: a constant rate over the first
             link = next(iter(self.experiment.links))
         schedules = self.plan.schedules[link]
+        place = {"ingress": self._shaping == "ingress", "flow": self._flow(name)}
         return {
-            side: direction_message(
+            side: place
+            | direction_message(
                 self._as_set.links[link],
                 side,
                 schedules[side],
@@ -293,6 +319,21 @@ class Session(AbstractContextManager["Session"]):
                 self._interface(name, side),
             )
             for side in self.link_roles[name]
+        }
+
+    def _flow(self, name: str) -> dict[str, Any] | None:
+        """The flow that a link role shapes, where its interface carries others too."""
+        hosts = self.inventory.hosts
+        own, server = hosts[self.host_of(name)].data, hosts[self.host_of("server")].data
+        device = hosts[self.host_of("device")].data
+        if name == "link" or own is None or not own.shared or server is None or device is None:
+            return None
+        at_device = name == "link-device"
+        peer = server if at_device else device
+        return {
+            "peer": str(peer.address),
+            "ports": [server.port],
+            "peer_is_server": at_device,
         }
 
     @property
@@ -331,6 +372,8 @@ class Session(AbstractContextManager["Session"]):
                 "cpuset": spec.cpuset,
                 "not_applied": self.limits.get(host),
             }
+        for name in self.link_roles:
+            found[self.host_of(name)]["shaping"] = self._shaping
         router = self.inventory.host_of("link")
         if self.lab is not None and router is not None:
             found[router]["router_kind"] = self.lab.router_kind
