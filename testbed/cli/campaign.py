@@ -68,6 +68,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
                 span = f"{format_rate(min(rates))} to {format_rate(max(rates))}"
                 used_as = f"; {s.used_as}" if s.used_as else ""
                 print(f"link {link} {side}: {len(rates)} changes, {span}{used_as}")
+                print("\n".join(f"  {line}" for line in document["tc"][link][side]))
         print(f"candidates: {', '.join(made.candidates)}")
         print(f"estimated: {format_duration(made.estimated_ns)} and the set-up")
 
