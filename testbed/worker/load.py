@@ -28,8 +28,8 @@ class Generator(Protocol):
 
     capacity: int
 
-    def set_level(self, level: float, target_ns: int, busy_ns: int) -> None:
-        """Hold a level; the two are what the interval before should have held, and did."""
+    def set_level(self, level: float, target_ns: int) -> None:
+        """Hold a level; ``target_ns`` is what the interval before should have held."""
 
     def take(self) -> tuple[int, int]:
         """(queries, nanoseconds busy) since the last call."""
@@ -113,7 +113,7 @@ class LoadRole:
         begun_ns = before_ns = monotonic_ns()
         total = [0, 0]
         level, _ = self._steps.at(0)
-        generator.set_level(level, 0, 0)
+        generator.set_level(level, 0)
         while not self._control.stopping.is_set():
             _, change_ns = self._steps.at(before_ns - begun_ns)
             end_ns = before_ns + _TICK_NS
@@ -126,7 +126,7 @@ class LoadRole:
             self._report(generator, level, now_ns, now_ns - before_ns, queries, busy_ns)
             target_ns = round(level * (now_ns - before_ns))
             level, _ = self._steps.at(now_ns - begun_ns)
-            generator.set_level(level, target_ns, busy_ns)
+            generator.set_level(level, target_ns)
             before_ns = now_ns
         self.close()
         self._control.send("done", queries=total[0], cpu_ns=total[1])

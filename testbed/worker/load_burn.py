@@ -89,7 +89,7 @@ class BurnLoad:
         for burner in self._burners:
             burner.await_ready()
 
-    def set_level(self, level: float, target_ns: int, busy_ns: int) -> None:
+    def set_level(self, level: float, target_ns: int) -> None:
         """Hold a level; each process keeps to its own share, so nothing is steered here."""
         if level != self._level:
             self._level = level

@@ -21,6 +21,7 @@ _CALIBRATION_QUERIES = 5
 _FRESH = 0.1
 # The share by which the rate makes up for what the last seconds had too little or too much.
 _MAKE_UP_NS = 3_000_000_000
+_MAKE_UP_MOST_NS = 300_000_000
 _MOST_LEVEL = 0.98
 
 
@@ -28,7 +29,7 @@ class InferenceLoad:
     """Clients on connections of their own, in a closed loop or as one Poisson process.
 
     They queue for the executor with the measured device. Poisson arrivals come at ``level ÷ mean
-    service time``, which replies tell; what was achieved corrects it slowly. Each client keeps to
+    service time``, which replies tell; what was asked for corrects it slowly. Each client keeps to
     its own arrivals even when a reply is late, so that load does not yield to the queue.
     """
 
@@ -50,7 +51,7 @@ class InferenceLoad:
         self._over = False
         self._level = 0.0
         self._interval_s = 0.0  # between arrivals of one client; 0: none
-        self._debt_ns = 0.0
+        self._debt_ns = self._offered_ns = 0.0
         self._queries = self._busy_ns = 0
         self._fault: str | None = None
         count = _POISSON_CLIENTS if clients is None else clients
@@ -64,10 +65,10 @@ class InferenceLoad:
         for thread in self._threads:
             thread.start()
 
-    def set_level(self, level: float, target_ns: int, busy_ns: int) -> None:
+    def set_level(self, level: float, target_ns: int) -> None:
         """Hold a number of clients or a share of time.
 
-        ``target_ns`` and ``busy_ns`` are what the interval before should have held, and did.
+        ``target_ns`` is what the interval before should have held.
         """
         with self._wake:
             changed = level != self._level
@@ -76,8 +77,10 @@ class InferenceLoad:
                 if changed:
                     self._wake.notify_all()
                 return
-            most = _MAKE_UP_NS / 4
-            self._debt_ns = min(most, max(-most, self._debt_ns + target_ns - busy_ns))
+            # What was asked for counts, not what was done: a queue must not call for more.
+            offered_ns, self._offered_ns = self._offered_ns, 0.0
+            debt_ns = self._debt_ns + target_ns - offered_ns
+            self._debt_ns = min(_MAKE_UP_MOST_NS, max(-_MAKE_UP_MOST_NS, debt_ns))
             wanted = min(_MOST_LEVEL, max(0.0, level + self._debt_ns / _MAKE_UP_NS))
             rate = wanted * 1e9 / self._service_ns / len(self._threads) if level else 0.0
             self._interval_s = 1 / rate if rate else 0.0
@@ -153,6 +156,8 @@ class InferenceLoad:
 
     def _ask(self, index: int) -> None:
         layout, payload = self._query
+        with self._wake:
+            self._offered_ns += self._service_ns
         times = self._connections[index].query(FIRST_LOAD_QUERY, layout, payload).times
         service_ns = times.decode_ns + times.tail_ns
         with self._wake:
