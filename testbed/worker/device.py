@@ -112,15 +112,19 @@ class DeviceRole:
     def _verify(self, kit: Equipment, message: Message) -> None:
         endpoint = _endpoint(message, _VERIFY_TIMEOUT_NS)
         found = {}
+        coarse = any(layout.code.coarse for layout in kit.layouts.values())
+        # One query proves equality; how much an encoding loses is a matter of samples.
+        inputs = kit.inputs if coarse else kit.inputs[:1]
+        whole = [kit.engine.whole(x) for x in inputs]
         with _unreachable_is_told(endpoint), closing(Connection(endpoint, kit.outputs)) as link:
             for number, (split, layout) in enumerate(kit.layouts.items()):
                 comparison = Comparison()
-                # One query proves equality; how much an encoding loses is a matter of samples.
-                for x in kit.inputs if layout.code.coarse else kit.inputs[:1]:
+                count = len(inputs) if layout.code.coarse else 1
+                for x, expected in zip(inputs[:count], whole, strict=False):
                     payload = kit.encoder.encode(split, kit.engine.head(split, x))
                     digest = hashlib.sha256(payload).digest()
                     reply = link.query(number, layout, payload, verify=True)
-                    comparison.add(kit.engine.whole(x), reply, digest)
+                    comparison.add(expected, reply, digest)
                 found[split] = comparison.result()
         self._control.send("verified", splits=found)
 

@@ -17,7 +17,7 @@ from testbed.errors import UserError
 from testbed.model.table import SplitPoint, SplitTable
 from testbed.worker import codecs
 from testbed.worker.codecs import DamagedPayload
-from testbed.worker.encoding import Decoder, Encoder
+from testbed.worker.encoding import Decoder, Encoder, aligned_buffer
 from testbed.worker.layout import Allowed, Layout, layouts
 from testbed.worker.wire import BadFrame
 
@@ -45,7 +45,9 @@ def known(features: str = "float32", pixels: str = "uint8") -> dict[str, Layout]
 def there_and_back(layout: Layout, crossing: Tensor | tuple[Tensor, ...]) -> Tensor:
     payload = Encoder({layout.split: layout}).encode(layout.split, crossing)
     Allowed([layout])(layout.header(0, len(payload)))
-    return Decoder([layout]).decode(layout, memoryview(bytearray(payload)))
+    received = aligned_buffer(len(payload))
+    received[:] = payload
+    return Decoder([layout]).decode(layout, received)
 
 
 @pytest.mark.parametrize("name", EVERY)
