@@ -37,9 +37,9 @@ class Cycle(Policy):
 
     Blocks of six queries of one candidate; the first two let caches, the congestion window and a
     limited processor settle (measured at a quarter of a processor: the first two heads after a
-    change took a third longer than the rest, the third no more). Each round has one block of every candidate, in an order shuffled by the seed, so
-    that a drift of the hosts meets all alike. Rounds go on until each candidate has ``queries``
-    that count.
+    change took a third longer than the rest, the third no more). Each round has one block of
+    every candidate, in an order shuffled by the seed, so that a drift of the hosts meets all
+    alike. Rounds go on until each candidate has ``queries`` that count.
     """
 
     BLOCK = 6
