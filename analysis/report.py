@@ -29,6 +29,7 @@ from analysis.formats import number
 from analysis.interactive import interactive_distribution
 from analysis.markdown import markdown
 from analysis.matrix import matrix, matrix_tables
+from analysis.recovery import recovery_tables
 from analysis.replay import with_floor
 from analysis.summary import Section, plain_rows, stacked, summarise, told_doubts
 from analysis.tables import Table
@@ -59,7 +60,7 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         sections = [_section(data, queries, link, load) for link, load in data.conditions]
         shared = _link_drawings(data)
         images = _save_all([*(d for s in sections for d in s.drawings), *shared], folder)
-    tables = [*matrix_tables(data), *campaign_tables(data, queries)]
+    tables = [*matrix_tables(data), *recovery_tables(data), *campaign_tables(data, queries)]
     transfers = stacked("transfers", sections)
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
     summary = summarise(data, sections, tables)
