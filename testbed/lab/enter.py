@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
+import sys
 
 from testbed.errors import UserError
 from testbed.lab import journal
@@ -22,10 +24,15 @@ def shell(host: str, lab_id: str | None = None, argv: list[str] | None = None) -
     if host not in lab.hosts:
         raise UserError(f"lab {lab.lab_id}: no host {host}; expected one of {', '.join(lab.hosts)}")
     command = argv or [os.environ.get("SHELL", "/bin/sh")]
+    if lab.hosts[host].kernel == "uml":
+        command = _by_ssh(lab, host, argv or [])
     environment = {**os.environ, "HOME": str(home_of(lab.run_dir, host)), "TESTBED_HOST": host}
     namespace = lab.hosts[host].namespace
     try:
-        process = in_namespace(namespace, lambda: subprocess.Popen(command, env=environment))
+        if lab.hosts[host].kernel == "uml":  # its address is reached from outside
+            process = subprocess.Popen(command)
+        else:
+            process = in_namespace(namespace, lambda: subprocess.Popen(command, env=environment))
     except OSError as error:
         raise UserError(f"lab {lab.lab_id}: {host}: cannot run {command[0]}: {error}") from error
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for what runs inside
@@ -33,6 +40,17 @@ def shell(host: str, lab_id: str | None = None, argv: list[str] | None = None) -
         return process.wait()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _by_ssh(lab: journal.Journal, host: str, argv: list[str]) -> list[str]:
+    """A guest has a kernel of its own: its namespace here shows none of what is inside."""
+    entry = lab.hosts[host]
+    return [
+        *("ssh", "-F", "/dev/null", "-i", str(lab.run_dir / "client_key")),
+        *("-o", f"UserKnownHostsFile={lab.run_dir / 'known_hosts'}", "-p", str(entry.port)),
+        *("-t" if sys.stdin.isatty() else "-T", f"root@{entry.address}"),
+        *map(shlex.quote, argv),
+    ]
 
 
 def _only_lab() -> str:
