@@ -12,7 +12,7 @@ from typing import Any
 from testbed.encodings import Encoding, parse_features, parse_input
 from testbed.errors import GroupError, TestbedError
 from testbed.hosts.connection import each
-from testbed.model.table import OFFLOAD
+from testbed.model.table import LOCAL, OFFLOAD
 from testbed.orchestrator.carried import carried_reasons
 from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.plan import PlannedRun, schedule_json
@@ -215,7 +215,8 @@ class _Run:
             hosts=pairs,
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
             heads_ns=self.heads_ns,
-            profile=self.conditions.profile,
+            # What a fixed choice measured holds whatever the profile says.
+            profile=self.conditions.profile if self._chooses else None,
         )
         assert session.link_check is not None, "the session is open"
         unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]
@@ -234,6 +235,11 @@ class _Run:
                 **self.done,
             }
         )
+
+    @property
+    def _chooses(self) -> bool:
+        name: str = self.conditions.policy["name"]
+        return name not in (LOCAL, OFFLOAD) and not name.startswith("static:")
 
     def _environments_after(
         self, reasons: list[str]

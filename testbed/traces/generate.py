@@ -117,11 +117,11 @@ def _sweep(rng: random.Random, count: int, step_s: float) -> list[float]:
     """First half: smoothly down and up again; second half: every level again, in shuffled steps.
 
     Levels are even on the logarithmic scale, so that every octave gets the same time; the steps
-    last 1 s. It begins at the top: what a run does before it measures is then soon done.
+    last 2 s. It begins at the top: what a run does before it measures is then soon done.
     """
     smooth = count // 2
     sweep = [abs(1 - 2 * (i + 0.5) / smooth) for i in range(smooth)]
-    hold = max(1, round(1 / step_s))
+    hold = max(1, round(2 / step_s))
     stairs = -(-(count - smooth) // hold)
     levels = [(i + 0.5) / stairs for i in range(stairs)]
     rng.shuffle(levels)
