@@ -39,7 +39,6 @@ def profile(args: argparse.Namespace, out: Output) -> int:
 def sweep(args: argparse.Namespace, out: Output) -> int:
     """Profile, predict every cell of the grid, really run some, and write the sweep's report."""
     from analysis.sweep_report import write_sweep_report
-
     from testbed.config import load_experiment, load_inventory
     from testbed.orchestrator.sweep import run_sweep
 

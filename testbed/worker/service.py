@@ -24,7 +24,7 @@ from testbed.worker.layout import (
     ServerTimes,
     reply_header,
 )
-from testbed.worker.transfer import Frame, Receiver, configure, mark_bytes, send
+from testbed.worker.transfer import Frame, Receiver, burst_spent, configure, mark_bytes, send
 from testbed.worker.wire import (
     HEADER_BYTES,
     MAX_PROBE_BYTES,
@@ -209,14 +209,25 @@ class _Conversation:
     def hold(self) -> None:
         """Answer until the peer leaves; raises WireError or OSError, whatever ended it."""
         while True:
-            frame = self._receiver.receive(
-                timeout_ns=_FRAME_TIMEOUT_NS,
-                mark_bytes=mark_bytes(self._rate_bps),
-                idle=True,
-            )
-            if frame.span_bytes and frame.span_ns and self._service.terms.burst_from_rate:
-                self._rate_bps = frame.span_bytes * 8e9 / frame.span_ns
+            mark = mark_bytes(self._rate_bps)
+            frame = self._receiver.receive(timeout_ns=_FRAME_TIMEOUT_NS, mark_bytes=mark, idle=True)
+            if self._service.terms.burst_from_rate:
+                frame = self._follow(frame, mark)
             self._serve(frame, frame.header.kind == Kind.PROBE)
+
+    def _follow(self, frame: Frame, mark: int) -> Frame:
+        """Set the next mark by this frame's rate; a span that began inside the burst tells none.
+
+        A frame too small for its mark says nothing, and the rate behind that mark may be long
+        over: the next one is marked as if no rate were known.
+        """
+        if not frame.span_bytes or not frame.span_ns:
+            self._rate_bps = 0.0
+            return frame
+        self._rate_bps = frame.span_bytes * 8e9 / frame.span_ns
+        if burst_spent(frame.span_bytes, self._rate_bps, mark):
+            return frame
+        return frame._replace(span_bytes=None, span_ns=None)
 
     def _serve(self, frame: Frame, probe: bool) -> None:
         """Queue for the executor and answer; a probe too, so that it tells of the queue."""

@@ -28,6 +28,8 @@ from testbed.worker.wire import (
 _KNOWN_MOST = 64
 # Fewer segments than this after the mark arrive as one or two wake-ups: no rate can be told.
 _LEAST_SEGMENTS = 8
+# Of a span, as burst that was not waited for: it makes the rate too high by about as much.
+_BURST_SHARE = 0.1
 
 
 class Frame(NamedTuple):
@@ -61,6 +63,14 @@ def span_ip_bytes(total_bytes: int, marked_bytes: int) -> int | None:
         return None
     last = total_bytes % MSS_BYTES or MSS_BYTES
     return (rest + MSS_BYTES - last) * MTU_BYTES // MSS_BYTES
+
+
+def burst_spent(span_bytes: int, rate_bps: float, marked_bytes: int) -> bool:
+    """Whether a span that began at a mark holds little of the burst of the rate that it tells.
+
+    A mark set too early, for a lower rate, leaves in the span what the bucket gave at once.
+    """
+    return mark_bytes(rate_bps) - marked_bytes <= _BURST_SHARE * span_bytes
 
 
 def configure(sock: socket.socket, timeout_ns: int, congestion_control: str | None) -> None:

@@ -22,6 +22,7 @@ from testbed.worker.layout import layouts
 from testbed.worker.service import Service, Terms
 from testbed.worker.transfer import (
     Receiver,
+    burst_spent,
     configure,
     mark_bytes,
     send,
@@ -103,6 +104,17 @@ def test_span_counts_from_a_full_segment_to_the_one_before_the_last() -> None:
 def test_mark_follows_the_bucket() -> None:
     assert mark_bytes(0) == 5 * 1448
     assert mark_bytes(800e6) == 100_000 * 1448 // 1514
+
+
+def test_a_span_inside_the_burst_is_told_from_one_after_it() -> None:
+    early = mark_bytes(0)
+    # Up to 60 Mbit/s the bucket is five packets deep: the early mark is right.
+    assert burst_spent(24_000, 50e6, early)
+    # At 170 Mbit/s it is 21 kB: most of a small payload's span would be burst.
+    assert not burst_spent(24_000, 170e6, early)
+    assert burst_spent(24_000, 170e6, mark_bytes(170e6))
+    # In a large payload the same bytes are nothing.
+    assert burst_spent(143_000, 125e6, early)
 
 
 @pytest.fixture
