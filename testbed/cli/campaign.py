@@ -42,6 +42,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     whole = make_plan(experiment, prepare(experiment.model).table, traces)
     made = chosen(whole, args.only)
     user_policies(experiment.policies, made.candidates)
+    tc = render_plan(experiment, made.schedules)
     document = {
         "runs": [asdict(run) for run in made.runs],
         "candidates": made.candidates,
@@ -50,7 +51,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
             link: {side: schedule_json(s) for side, s in sides.items()}
             for link, sides in made.schedules.items()
         },
-        "tc": render_plan(experiment, made.schedules),
+        "tc": tc,
         "needs_netem": needs_netem(experiment),
         "hosts": {name: host.roles for name, host in inventory.hosts.items()},
     }
@@ -68,7 +69,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
                 span = f"{format_rate(min(rates))} to {format_rate(max(rates))}"
                 used_as = f"; {s.used_as}" if s.used_as else ""
                 print(f"link {link} {side}: {len(rates)} changes, {span}{used_as}")
-                print("\n".join(f"  {line}" for line in document["tc"][link][side]))
+                print("\n".join(f"  {line}" for line in tc[link][side]))
         print(f"candidates: {', '.join(made.candidates)}")
         print(f"estimated: {format_duration(made.estimated_ns)} and the set-up")
 
