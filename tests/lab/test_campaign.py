@@ -32,6 +32,7 @@ loads:
   none: {kind: none}
   busy: {kind: inference, steps: [{t: 0s, clients: 1}]}
 policies: [dynamic, "static:5"]
+crosses: [{links: [steps], loads: [none]}, {links: [fast], loads: [busy]}]
 run: {duration: DURATION, warmup_queries: 3}
 profile: {queries: 4, rate: 50mbit}
 """
@@ -62,7 +63,7 @@ def own_labs(tmp_path_factory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Iterator[dict]:
-    """One finished campaign of eight short runs, shared by the tests that only look."""
+    """One finished campaign of four short runs, shared by the tests that only look."""
     folder = tmp_path_factory.mktemp("finished")
     experiment = write_experiment(folder, "1s")
     process = command("run", str(experiment), "--results", str(folder / "results"), "--json")
@@ -85,9 +86,9 @@ def lines(path: Path) -> list[dict]:
 def test_every_run_is_complete_and_whole(finished) -> None:
     campaign = Path(finished["campaign"])
     assert set(finished["runs"].values()) == {"complete"}
-    assert len(finished["runs"]) == 8
+    assert len(finished["runs"]) == 4
     folders = runs_of(campaign)
-    assert len(folders) == 9  # and the profile
+    assert len(folders) == 5  # and the profile
     for folder in folders:
         manifest = json.loads((folder / "manifest.json").read_text())
         assert manifest["schema_version"] == 1
