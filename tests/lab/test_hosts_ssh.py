@@ -390,9 +390,10 @@ def test_stubborn_role_is_killed_by_pid(started, monkeypatch) -> None:
 
 
 def test_role_that_cannot_start_says_why(connection, tmp_path) -> None:
-    # The host's Python may have the project installed: an empty package of its name comes first.
+    # As on a host without torch, whatever the Python of this machine has installed.
     (tmp_path / "testbed").mkdir()
-    (tmp_path / "testbed" / "__init__.py").touch()
+    missing = "raise ModuleNotFoundError(\"No module named 'torch'\")\n"
+    (tmp_path / "testbed" / "__init__.py").write_text(missing)
     with pytest.raises(HostError, match=r"ended by exit status 1; .*No module named"):
         Started(connection, str(tmp_path), tmp_path / "log")
 
