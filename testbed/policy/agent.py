@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from testbed.errors import UserError
 from testbed.model.table import LOCAL
-from testbed.policy.estimators import RateEstimator, ReplyEstimator
+from testbed.policy.estimators import HeadEstimator, RateEstimator, ReplyEstimator
 from testbed.policy.latency import Candidate
 from testbed.policy.predicting import predict
 from testbed.policy.protocol import Outcome, Policy, State
@@ -64,8 +64,8 @@ class Agent:
         self._probed_bytes = 0
         self._rate = RateEstimator()
         self._load = ReplyEstimator(idle=1.0)
-        self._wait = ReplyEstimator(idle=0.0)
-        self._heads: dict[str, ReplyEstimator] = {}
+        self._wait = ReplyEstimator(idle=0.0, samples=2)
+        self._heads: dict[str, HeadEstimator] = {}
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -113,11 +113,7 @@ class Agent:
         return Decision(split, rate_bps, state.load, predicted_ns, self._policy.settling)
 
     def _as_measured(self, candidate: Candidate, now_ns: int) -> Candidate:
-        """With the head time that this run shows, where that is known and fresh.
-
-        A head that is run again and again finds warm caches, and a limited processor's short work
-        escapes its limit: a profile, made in turns, cannot know how often a policy will repeat.
-        """
+        """With the head time that this run shows, where that is known and fresh."""
         seen = self._heads.get(candidate.split)
         if seen is None:
             return candidate
@@ -147,7 +143,7 @@ class Agent:
             self._ratios.append(outcome.e2e_ns / predicted_ns)
         profiled = self._by_split.get(outcome.split)
         if profiled is not None and profiled.head_ns > 0 and outcome.kind == "measured":
-            seen = self._heads.setdefault(outcome.split, ReplyEstimator(idle=1.0))
+            seen = self._heads.setdefault(outcome.split, HeadEstimator())
             seen.add(outcome.now_ns, outcome.head_ns / profiled.head_ns)
         if outcome.status == "ok":
             if outcome.span_bytes is not None and outcome.span_ns is not None:

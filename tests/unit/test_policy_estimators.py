@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from testbed.policy.estimators import RateEstimator, ReplyEstimator
+from testbed.policy.estimators import HeadEstimator, RateEstimator, ReplyEstimator
 
 MS, S, MBIT = 10**6, 10**9, 10**6
 KB60 = 60_000
@@ -122,3 +122,23 @@ def test_load_returns_at_the_first_reply_after_a_silence() -> None:
     estimator, now_ns = loaded([5.0, 5.0, 5.0])
     estimator.add(now_ns + 10 * S, 2.0)
     assert estimator.value(now_ns + 10 * S) == 2.0
+
+
+def test_a_queue_is_believed_by_its_second_reply() -> None:
+    queue = ReplyEstimator(idle=0.0, samples=2)
+    for i, wait in enumerate([0.0, 0.0, 150.0]):
+        queue.add(i * 300 * MS, wait)
+    assert queue.value(600 * MS) == 75
+    queue.add(900 * MS, 150.0)
+    assert (queue.value(900 * MS), queue.high(900 * MS)) == (150, 150)
+
+
+def test_heads_are_averaged_towards_the_profile_and_forgotten() -> None:
+    heads = HeadEstimator()
+    assert heads.value(0) == 1
+    heads.add(0, 2.5)
+    assert heads.value(0) == pytest.approx(1.5)  # the profile's own time counts as two
+    for i in range(20):
+        heads.add(i * 100 * MS, 0.7)
+    assert heads.value(2 * S) == pytest.approx((12 * 0.7 + 2) / 14)
+    assert heads.value(60 * S) == 1
