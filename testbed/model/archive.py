@@ -1,211 +1,63 @@
-"""The model as one archive that both ends load: ``torch.export``, uint8 pixels in, logits out.
+"""The model as one archive that both ends load: a flat graph of operators and its weights.
 
-Needs torch alone. The exported graph is functional, its batch dimension dynamic, and the
-preprocessing is its first step, so whichever side runs the first layer also preprocesses.
+Made by the orchestrator from an export, read with torch alone. ``torch.export``'s own file would do
+for the first, but reading it imports torch's compiler and a computer algebra system: 140 MB and
+seconds of a small device, for a graph whose sizes are known as soon as the batch is.
 """
 
 from __future__ import annotations
 
+import json
+import operator
 import os
-import traceback
-import warnings
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensor
-from torch.export import Dim, ExportedProgram
+from torch import Tensor, fx
 
 from testbed.errors import TestbedError, UserError
-from testbed.model.graphs import GraphNetwork, trace_by_fx
 from testbed.records import sha256_file
 
-# Module paths of the network inside the exported graph begin with this.
-NETWORK_PREFIX = "network."
-# The buffer that the last step of the preprocessing divides by.
-PREPROCESSING_END = "std"
-_TORCH_VERSION_FILE = "torch_version"
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as torchvision's transforms
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
 
-
-class PixelNetwork(nn.Module):
-    """A classifier that takes the uint8 image batch ``(N, 3, H, W)`` itself."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Logits ``(N, outputs)`` of uint8 pixels ``(N, 3, H, W)``."""
-        unit = pixels.to(torch.float32).div(255)
-        logits: Tensor = self.network((unit - self.mean) / self.std)
-        return logits
-
-
-@contextmanager
-def torch_warnings_silenced() -> Iterator[None]:
-    """Export and unlift trip over deprecations inside torch itself, which nobody here can mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def export_program(
-    network: nn.Module, resolution: int, *, functional: bool = True
-) -> tuple[ExportedProgram, str]:
-    """Export a classifier in eval mode, behind its preprocessing, with a dynamic batch.
-
-    Works on real and on fake tensors. Where torch.export refuses the network, the graph that
-    torch.fx traces of it is exported instead; the second value says which was used and why.
-    Without ``functional`` the in-place operators stay and half the time is saved: enough to read
-    shapes off, not to cut.
-
-    Raises UserError where the network refuses the resolution, where neither tracer takes it, or
-    where it is no classifier or keeps or draws something that two halves cannot share.
-    """
-    with torch_warnings_silenced():
-        # Two images: an example batch of one would be taken for a constant.
-        pixels = torch.zeros((2, 3, resolution, resolution), dtype=torch.uint8)
-        try:
-            program, tracer = _export(network, pixels), "torch.export"
-        except Exception as error:  # torch.export raises many kinds, all about the network
-            _refuse_if_eager_fails(network, pixels)
-            program, tracer = _export_by_fx(network, pixels, error)
-        _refuse_unsplittable(program, network)
-        if functional:
-            program = program.run_decompositions({})
-            _refuse_unsplittable(program, network)  # only now are writes to buffers told
-        return program, tracer
-
-
-def _export(network: nn.Module, pixels: Tensor) -> ExportedProgram:
-    return torch.export.export(
-        PixelNetwork(network).eval(), (pixels,), dynamic_shapes=({0: Dim("batch")},)
-    )
-
-
-def _export_by_fx(
-    network: nn.Module, pixels: Tensor, refusal: Exception
-) -> tuple[ExportedProgram, str]:
-    """Export what torch.fx traces, which leaves out what a module keeps on the side.
-
-    Exporting the traced graph makes it functional: no in-place operator and no alias is left
-    to cross a cut, and a size that torch.fx keeps as an integer becomes one of the batch.
-    """
-    why = f"{type(refusal).__name__}: {_first_line(refusal)}"
-    try:
-        graph = trace_by_fx(network.eval())
-        program = _export(GraphNetwork(graph, network, None), pixels)
-    except Exception as error:  # the user's own code: it may raise anything
-        line = _line_in_model(refusal) or _line_in_model(error)
-        raise UserError(
-            f"model {type(network).__name__}: neither torch.export ({why}) nor torch.fx "
-            f"({type(error).__name__}: {_first_line(error)}) can trace it"
-            f"{f'; the line is {line}' if line else ''}; {_remedy(refusal)}"
-        ) from error
-    _refuse_if_traced_wrong(network, program, pixels)
-    return program, f"torch.fx, because torch.export refuses the model ({why})"
-
-
-def _refuse_if_traced_wrong(network: nn.Module, program: ExportedProgram, pixels: Tensor) -> None:
-    """torch.fx follows neither state on the side nor Python's own mutations: compare once."""
-    if isinstance(next(network.parameters(), None), FakeTensor):
-        return  # a network without weights gives no values to compare
-    images = torch.randint_like(pixels, 256)
-    with torch.no_grad():
-        expected, got = PixelNetwork(network).eval()(images), program.module()(images)
-    if not torch.equal(got, expected):
-        raise UserError(
-            f"model {type(network).__name__}: what torch.fx traces gives other outputs than the "
-            "model (state kept between operators, or a value written that another name shows); "
-            "write it without in-place operators or take another model"
-        )
-
-
-def _remedy(refusal: Exception) -> str:
-    if "Constraints violated" in str(refusal):
-        return "the number of images must stay free: write x.shape[0] and do not branch on it"
-    return (
-        "what is computed must not depend on the values of tensors: replace the branch by "
-        "torch.where or take another model"
-    )
-
-
-def _refuse_if_eager_fails(network: nn.Module, pixels: Tensor) -> None:
-    try:
-        with torch.no_grad():
-            PixelNetwork(network).eval()(pixels)
-    except Exception as error:  # the network says in its own way that an input does not fit
-        raise UserError(
-            f"model {type(network).__name__} refuses {pixels.shape[2]}x{pixels.shape[3]} images "
-            f"({type(error).__name__}: {_first_line(error)}); leave the resolution out for the "
-            "model's own, or take another model"
-        ) from error
-
-
-def _refuse_unsplittable(program: ExportedProgram, network: nn.Module) -> None:
-    name = type(network).__name__
-    signature = program.graph_signature
-    value = program.graph.output_node().args[0][-1]
-    value = value.meta["val"] if isinstance(value, torch.fx.Node) else value
-    outputs = len(signature.user_outputs)
-    if outputs != 1 or not isinstance(value, Tensor) or value.dim() != 2:
-        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise UserError(
-            f"model {name}: is no classifier; expected one output tensor (N, outputs), got "
-            f"{f'{outputs} outputs' if outputs != 1 else got}; wrap it in a module that returns "
-            "the logits alone"
-        )
-    if signature.buffers_to_mutate:
-        raise UserError(
-            f"model {name}: writes to its buffers while it infers "
-            f"({', '.join(signature.buffers_to_mutate.values())}); the two halves would not "
-            "share them: keep no state between queries"
-        )
-    for node in program.graph.nodes:
-        if _draws(node):
-            raise UserError(
-                f"model {name}: draws random numbers while it infers ({node.target}); its halves "
-                "would not agree with the whole: remove that in eval mode"
-            )
-
-
-def _draws(node: torch.fx.Node) -> bool:
-    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
-        return False
-    if "dropout" in str(node.target):
-        return bool(node.args[2])  # in eval mode it is there, and does nothing
-    return node.target is not torch.ops.aten.scaled_dot_product_attention.default
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0][:300]
-
-
-def _line_in_model(error: BaseException) -> str | None:
-    """File and line of the innermost frame that is neither torch's nor ours."""
-    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if not f.filename.startswith((*ours, "<"))]
-    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else None
+_SCHEMA_VERSION = 1
+_SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
+# Arguments that are names within torch: ``torch.float32`` and the like.
+_NAMED: Mapping[str, type] = {
+    "dtype": torch.dtype,
+    "memory_format": torch.memory_format,
+    "layout": torch.layout,
+}
 
 
 def save_archive(program: ExportedProgram, path: Path) -> str:
-    """Write the archive whole or not at all; returns its SHA-256 in hex."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.pt2")
+    """Write the archive whole or not at all; returns its SHA-256 in hex.
+
+    Raises UserError where the network computes something that no flat graph can say.
+    """
+    from testbed.model.export import torch_warnings_silenced
+
+    with torch_warnings_silenced():
+        module = program.module()
+    assert isinstance(module, fx.GraphModule)
+    # The graph is functional: whatever nobody uses only checks.
+    for node in reversed(module.graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output"):
+            module.graph.erase_node(node)
+    paths = dict.fromkeys(str(n.target) for n in module.graph.nodes if n.op == "get_attr")
+    # Without dots in their names they are the attributes of one module and not of a tree, which
+    # every head and tail would have a copy of.
+    names = {path: f"weight_{index}" for index, path in enumerate(paths)}
+    weights = {name: _weight(module, path) for path, name in names.items()}
+    nodes = [_node_json(n, names) for n in module.graph.nodes if not _is_size(n)]
+    graph = {"schema_version": _SCHEMA_VERSION, "torch": torch.__version__, "nodes": nodes}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with torch_warnings_silenced():
-            torch.export.save(
-                program, temporary, extra_files={_TORCH_VERSION_FILE: torch.__version__}
-            )
+        with temporary.open("wb") as stream:
+            torch.save({"graph": json.dumps(graph), "weights": weights}, stream)
         digest = sha256_file(temporary)
         temporary.replace(path)
     finally:
@@ -213,33 +65,167 @@ def save_archive(program: ExportedProgram, path: Path) -> str:
     return digest
 
 
-def load_archive(path: Path, sha256: str) -> ExportedProgram:
-    """Read an archive back after checking its hash.
+def at_images(size: int | torch.SymInt, images: int) -> int:
+    """A size of an exported graph for that many images."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, images)))
+
+
+def _is_size(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.SymInt)
+
+
+def _weight(module: fx.GraphModule, name: str) -> Tensor:
+    value = operator.attrgetter(name)(module)
+    if not isinstance(value, Tensor):
+        raise UserError(
+            f"model: holds {name}, a {type(value).__name__}, inside its graph; expected weights "
+            "alone: write the network without torch.cond and the like"
+        )
+    return value  # a parameter stays one: operators round otherwise for a tensor that is none
+
+
+def _node_json(node: fx.Node, weights: Mapping[str, str]) -> dict[str, Any]:
+    value = node.meta.get("val")
+    document: dict[str, Any] = {"name": node.name, "op": node.op}
+    if isinstance(value, Tensor):
+        document["value"] = {
+            "shape": [_size_json(size) for size in value.shape],
+            "strides": [_size_json(stride) for stride in value.stride()],
+            "dtype": str(value.dtype).removeprefix("torch."),
+        }
+    if node.op == "placeholder":
+        return document
+    if node.op == "output":
+        return {**document, "args": _argument_json(node.args)}
+    if node.op == "get_attr":
+        return {**document, "target": weights[str(node.target)]}
+    if node.op != "call_function" or isinstance(value, _SYMBOLIC):
+        raise UserError(
+            f"model: computes {node.name} ({node.op} {node.target}), which is no operator on "
+            "tensors; write the network without it or take another model"
+        )
+    return {
+        **document,
+        "target": _target_name(node.target),
+        "args": _argument_json(node.args),
+        "kwargs": {name: _argument_json(value) for name, value in node.kwargs.items()},
+    }
+
+
+def _size_json(size: int | torch.SymInt) -> Any:
+    """A size, or [fixed part, part for each image] where it grows with the batch."""
+    one, two, three = (at_images(size, images) for images in (1, 2, 3))
+    if three - two != two - one:
+        raise UserError(f"model: a size is {size} of the batch; expected one that grows evenly")
+    return one if one == two else [2 * one - two, two - one]
+
+
+def _target_name(target: Any) -> str:
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target)
+    name = getattr(target, "__name__", "")
+    if getattr(operator, name, None) is target:
+        return f"operator.{name}"
+    raise UserError(f"model: calls {target}, which is no operator of torch; take another model")
+
+
+def _argument_json(argument: Any) -> Any:
+    if argument is None or isinstance(argument, bool | int | float | str):
+        return argument
+    if isinstance(argument, tuple | list):
+        return [_argument_json(item) for item in argument]
+    if isinstance(argument, fx.Node):
+        if _is_size(argument):
+            return {"size": _size_json(argument.meta["val"])}
+        return {"node": argument.name}
+    if isinstance(argument, torch.device):
+        return {"device": None}  # of the host that runs it
+    for kind, of in _NAMED.items():
+        if isinstance(argument, of):
+            return {kind: str(argument).removeprefix("torch.")}
+    raise UserError(
+        f"model: an operator takes {argument!r}, a {type(argument).__name__}, which an archive "
+        "cannot hold; take another model"
+    )
+
+
+def load_archive(path: Path, sha256: str, batch: int, device: torch.device) -> fx.GraphModule:
+    """Read an archive back for one batch size, its weights on ``device``.
+
+    Each node's ``meta["val"]`` is a tensor without memory that shows shape, strides and dtype.
 
     Raises TestbedError where the file is missing or another one, or where this host's torch
-    cannot read what the exporting torch wrote (naming both versions).
+    cannot run what the exporting torch wrote (naming both versions).
     """
     if not path.is_file():
         raise TestbedError(f"{path}: no model archive; deploy it to this host again")
     if (actual := sha256_file(path)) != sha256:
         raise TestbedError(f"{path}: SHA-256 is {actual}, expected {sha256}; deploy it again")
+    exporter = "of unknown version"
     try:
-        with torch_warnings_silenced():
-            return torch.export.load(path)
-    except Exception as error:  # an unreadable archive shows itself in many ways
+        content = torch.load(path, map_location=device, weights_only=True)
+        graph = json.loads(content["graph"])
+        exporter = graph["torch"]
+        if graph["schema_version"] > _SCHEMA_VERSION:
+            raise ValueError(f"schema {graph['schema_version']}, expected {_SCHEMA_VERSION}")
+        return fx.GraphModule(content["weights"], _Reader(batch, device).read(graph["nodes"]))
+    except Exception as error:  # what this torch cannot read shows itself in many ways
         reason = str(error).strip().partition("\n")[0]
         raise TestbedError(
             f"{path}: torch {torch.__version__} cannot read the archive written by torch "
-            f"{_exporting_torch(path)} ({type(error).__name__}: {reason}); install that torch here"
+            f"{exporter} ({type(error).__name__}: {reason}); install that torch here"
         ) from error
 
 
-def _exporting_torch(path: Path) -> str:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if name.endswith(f"extra/{_TORCH_VERSION_FILE}"):
-                    return archive.read(name).decode()
-    except zipfile.BadZipFile:
-        pass
-    return "unknown"
+class _Reader:
+    """Nodes of an archive back to a graph, sizes as constants of the batch."""
+
+    def __init__(self, batch: int, device: torch.device) -> None:
+        self._batch, self._device = batch, device
+        self._made: dict[str, fx.Node] = {}
+        self._graph = fx.Graph()
+
+    def read(self, nodes: list[dict[str, Any]]) -> fx.Graph:
+        for document in nodes:
+            name, op = document["name"], document["op"]
+            target = document.get("target", name)
+            node = self._graph.create_node(
+                op,
+                _operator(target) if op == "call_function" else target,
+                tuple(self._argument(document.get("args", []))),
+                {k: self._argument(value) for k, value in document.get("kwargs", {}).items()},
+                name,
+            )
+            if node.name != name:
+                raise ValueError(f"node {name} became {node.name}; the split table names the first")
+            if (value := document.get("value")) is not None:
+                shape, strides = ([self._size(n) for n in value[k]] for k in ("shape", "strides"))
+                dtype = getattr(torch, value["dtype"])
+                node.meta["val"] = torch.empty_strided(shape, strides, dtype=dtype, device="meta")
+            self._made[name] = node
+        return self._graph
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, list):
+            return [self._argument(item) for item in argument]
+        if not isinstance(argument, dict):
+            return argument
+        ((kind, value),) = argument.items()
+        if kind == "node":
+            return self._made[value]
+        if kind == "size":
+            return self._size(value)
+        return self._device if kind == "device" else getattr(torch, value)
+
+    def _size(self, size: int | list[int]) -> int:
+        return size if isinstance(size, int) else size[0] + size[1] * self._batch
+
+
+def _operator(target: str) -> Any:
+    module, _, name = target.partition(".")
+    return (
+        getattr(operator, name) if module == "operator" else operator.attrgetter(target)(torch.ops)
+    )

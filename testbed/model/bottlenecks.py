@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from testbed.model.archive import export_program
-from testbed.model.cut import at_images
+from testbed.model.archive import at_images
+from testbed.model.export import export_program
 from testbed.model.splits import BLOCK, LAYER, split_table
 from testbed.model.table import SplitPoint, SplitTable
 from testbed.model.zoo import native_resolution, sketch

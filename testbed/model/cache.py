@@ -16,7 +16,7 @@ from testbed.errors import UserError
 from testbed.model.table import SplitTable
 from testbed.records import SCHEMA_VERSION, sha256_file, write_json
 
-_ARCHIVE, _TABLE = "model.pt2", "table.json"
+_ARCHIVE, _TABLE = "model.archive", "table.json"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def _key(spec: ModelSpec) -> str:
 
 def _export(spec: ModelSpec, folder: Path) -> None:
     # torch and torchvision take seconds to import; a cached model does without them.
-    from testbed.model.archive import export_program, save_archive
+    from testbed.model.archive import save_archive
+    from testbed.model.export import export_program
     from testbed.model.splits import split_table
     from testbed.model.zoo import build, native_resolution
 

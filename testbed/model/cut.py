@@ -1,4 +1,4 @@
-"""Head, tail and whole model as subgraphs of one exported program, sharing its parameters.
+"""Head, tail and whole model as subgraphs of one archive's graph, sharing its weights.
 
 Needs torch alone.
 """
@@ -10,11 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export import ExportedProgram
-from torch.fx.node import map_arg
 
 from testbed.errors import TestbedError
-from testbed.model.archive import torch_warnings_silenced
 from testbed.model.table import SplitPoint
 
 aten = torch.ops.aten
@@ -48,50 +45,14 @@ _FRESH = frozenset(
 )
 
 
-def flat_module(program: ExportedProgram, batch: int) -> fx.GraphModule:
-    """The program for one batch size, its parameters attached, guards and asserts removed.
-
-    A run has one batch size, so sizes become constants: a size computed in the head would
-    otherwise have to cross with the tensor, and a frame's length would not be known beforehand.
-    """
-    with torch_warnings_silenced():
-        module = program.module()
-    assert isinstance(module, fx.GraphModule)
-    for node in module.graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, torch.SymInt):
-            _replace(node, at_images(value, batch))
-    # The graph is functional: whatever nobody uses only checks.
-    for node in reversed(module.graph.nodes):
-        if not node.users and node.op not in ("placeholder", "output"):
-            module.graph.erase_node(node)
-    return module
-
-
-def at_images(size: int | torch.SymInt, images: int) -> int:
-    """A size of the graph for that many images."""
-    if isinstance(size, int):
-        return size
-    expression = size.node.expr
-    return int(expression.subs(dict.fromkeys(expression.free_symbols, images)))
-
-
-def _replace(node: fx.Node, constant: int) -> None:
-    def substitute(other: fx.Node) -> Any:
-        return constant if other is node else other
-
-    for user in list(node.users):
-        user.args = map_arg(user.args, substitute)
-        user.kwargs = map_arg(user.kwargs, substitute)
-
-
-def cut_head(module: fx.GraphModule, point: SplitPoint, batch: int) -> fx.GraphModule:
+def cut_head(module: fx.GraphModule, point: SplitPoint) -> fx.GraphModule:
     """Pixels to what crosses: a tensor ``(N, *shape)``, or a tuple of them in the table's order."""
+    (batch, *_) = _input(module).meta["val"].shape
     return _subgraph(module, [_input(module)], [_named(module, name) for name in point.nodes],
                      outgoing=[(batch, *shape) for shape in point.shapes])  # fmt: skip
 
 
-def cut_tail(module: fx.GraphModule, point: SplitPoint, batch: int) -> fx.GraphModule:
+def cut_tail(module: fx.GraphModule, point: SplitPoint) -> fx.GraphModule:
     """What crosses, contiguous tensors ``(N, *shape)`` as arguments, to logits.
 
     The head's shape and memory layout are given back to each first: convolutions and pools of
@@ -102,9 +63,7 @@ def cut_tail(module: fx.GraphModule, point: SplitPoint, batch: int) -> fx.GraphM
     arguments = tail.graph.find_nodes(op="placeholder")
     for argument, start in zip(arguments, starts, strict=True):
         value = start.meta["val"]
-        shape = [at_images(size, batch) for size in value.shape]
-        strides = [at_images(stride, batch) for stride in value.stride()]
-        _restore(tail.graph, argument, shape, strides)
+        _restore(tail.graph, argument, list(value.shape), list(value.stride()))
     tail.recompile()
     return tail
 
@@ -186,7 +145,7 @@ def _subgraph(
     results = [copies[end] for end in ends]
     _put_back_in_place(graph, frozenset(results))
     for place, shape in enumerate(outgoing):
-        if tuple(at_images(size, shape[0]) for size in ends[place].meta["val"].shape) != shape:
+        if ends[place].meta["val"].shape != shape:
             results[place] = graph.call_function(aten.reshape.default, (results[place], [*shape]))
     graph.output(results[0] if len(results) == 1 else tuple(results))
     return fx.GraphModule(module, graph)

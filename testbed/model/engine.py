@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.export.passes import move_to_device_pass
 
 from testbed.errors import UserError
 from testbed.model.archive import load_archive
-from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
+from testbed.model.cut import cut_head, cut_tail, cut_whole
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
 
 Crossing = Tensor | tuple[Tensor, ...]
+_Part = Callable[..., Any]
 
 
 class Engine:
@@ -54,14 +55,11 @@ class Engine:
         self.candidates = tuple(table[split].split for split in candidates)
         self.batch = batch
         self._device = torch.device(accelerator)
-        program = load_archive(archive, archive_sha256)
-        if self._device.type != "cpu":
-            program = move_to_device_pass(program, self._device)
-        module = flat_module(program, batch)
-        self._whole = cut_whole(module)
+        module = load_archive(archive, archive_sha256, batch, self._device)
+        self._whole = _code(cut_whole(module), module)
         inner = [table[s] for s in self.candidates if s not in (LOCAL, OFFLOAD)]
-        self._heads = {point.split: cut_head(module, point, batch) for point in inner}
-        self._tails = {point.split: cut_tail(module, point, batch) for point in inner}
+        self._heads = {point.split: _code(cut_head(module, point), module) for point in inner}
+        self._tails = {point.split: _code(cut_tail(module, point), module) for point in inner}
 
     def head(self, split: str, x: Tensor) -> Crossing:
         """What crosses for a split, of uint8 pixels ``(N, 3, H, W)``; ``x`` is left as it was.
@@ -93,7 +91,7 @@ class Engine:
         logits: Tensor = self._run(self._whole, x).cpu()
         return logits
 
-    def _run(self, module: fx.GraphModule, *tensors: Tensor) -> Any:
+    def _run(self, module: _Part, *tensors: Tensor) -> Any:
         with torch.inference_mode():
             result = module(*(tensor.to(self._device) for tensor in tensors))
             if self._device.type == "cuda":
@@ -114,6 +112,14 @@ class Engine:
                 logits = crossing if split == LOCAL else self.tail(split, crossing)
                 verdict[split] &= isinstance(logits, Tensor) and torch.equal(logits, expected)
         return verdict
+
+
+def _code(part: fx.GraphModule, whole: fx.GraphModule) -> _Part:
+    """A head or a tail as the code that was made of it, run on the weights of the whole.
+
+    Its graph and its own table of the weights, many times as large, are let go.
+    """
+    return partial(type(part).forward, whole)
 
 
 def _sent(crossing: Crossing) -> Crossing:

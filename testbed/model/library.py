@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from testbed.errors import UserError
-from testbed.model.archive import torch_warnings_silenced
+from testbed.model.export import torch_warnings_silenced
 
 DEFAULT_RESOLUTION = 224
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from testbed.model.archive import PREPROCESSING_END
-from testbed.model.cut import at_images
+from testbed.model.archive import at_images
+from testbed.model.export import PREPROCESSING_END
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Graph:
 
     @classmethod
     def of(cls, program: ExportedProgram) -> Graph:
-        """Read lifetimes off an export by :func:`testbed.model.archive.export_program`."""
+        """Read lifetimes off an export by :func:`testbed.model.export.export_program`."""
         nodes = tuple(program.graph.nodes)
         position = {node: index for index, node in enumerate(nodes)}
         signature = program.graph_signature

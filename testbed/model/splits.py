@@ -14,8 +14,8 @@ from math import prod
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from testbed.model.archive import NETWORK_PREFIX
 from testbed.model.blocks import find_blocks
+from testbed.model.export import NETWORK_PREFIX
 from testbed.model.graphs import module_tree
 from testbed.model.live import Graph, positions_by_module, sample_shape
 from testbed.model.table import LOCAL, OFFLOAD, SplitPoint, SplitTable
@@ -37,7 +37,7 @@ def split_table(
 
     Args:
         network: the network that was exported, on real or fake tensors.
-        program: its export by :func:`testbed.model.archive.export_program`.
+        program: its export by :func:`testbed.model.export.export_program`.
         name: the model's name, kept in the table.
         resolution: height and width of the input in pixels.
         granularity: ``block`` for every block whose cut is one tensor, ``layer`` for every cut.

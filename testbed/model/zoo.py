@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from testbed.errors import UserError
-from testbed.model.archive import PixelNetwork, torch_warnings_silenced
+from testbed.model.export import PixelNetwork, torch_warnings_silenced
 from testbed.model.graphs import exported_resolution, load_exported
 from testbed.model.library import DEFAULT_RESOLUTION, LIBRARIES
 

@@ -299,7 +299,7 @@ def test_deploy_sends_once_and_stays_in_the_cache_folder(sshd, connection, tmp_p
     assert deploy(connection, ["link"]) == str(path)
     assert (path / "mark").is_file()
 
-    model = tmp_path / "model.pt2"
+    model = tmp_path / "model.archive"
     model.write_bytes(os.urandom(1_000_000))
     sent: list[tuple[int, int]] = []
     for _ in range(2):

@@ -73,12 +73,12 @@ def store(cache: Path, *args: str, data: bytes = b"") -> subprocess.CompletedPro
 
 def test_store_keeps_a_file_and_knows_it(tmp_path) -> None:
     data = os.urandom(3_000_000)
-    done = store(tmp_path, "file", "models/a.pt2", hashlib.sha256(data).hexdigest(), data=data)
+    done = store(tmp_path, "file", "models/a.archive", hashlib.sha256(data).hexdigest(), data=data)
     path = Path(done.stdout.decode().strip())
-    assert path == tmp_path / "testbed" / "models" / "a.pt2"
+    assert path == tmp_path / "testbed" / "models" / "a.archive"
     assert path.read_bytes() == data
-    had = json.loads(store(tmp_path, "have", "models/a.pt2", "models/b.pt2").stdout)
-    assert had == {"models/a.pt2": str(path)}
+    had = json.loads(store(tmp_path, "have", "models/a.archive", "models/b.pt2").stdout)
+    assert had == {"models/a.archive": str(path)}
 
 
 @pytest.mark.parametrize("kind", ["file", "folder"])

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from testbed.errors import TestbedError, UserError
-from testbed.model.archive import export_program, load_archive, save_archive
-from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
+from testbed.model.archive import load_archive, save_archive
+from testbed.model.cut import cut_head, cut_tail, cut_whole
 from testbed.model.engine import Engine
+from testbed.model.export import export_program
 from testbed.model.splits import split_table
 from testbed.model.table import SplitTable
 
@@ -90,13 +92,16 @@ class Case:
         self.sha256 = save_archive(program, path)
         self.splits = [point.split for point in self.table.points]
 
+    def graph(self, batch: int) -> fx.GraphModule:
+        return load_archive(self.archive, self.sha256, batch, torch.device("cpu"))
+
     def engine(self, batch: int) -> Engine:
         return Engine(self.archive, self.sha256, self.table, self.splits, batch=batch)
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Case:
-    return Case(Tiny(), tmp_path_factory.mktemp("tiny") / "model.pt2")
+    return Case(Tiny(), tmp_path_factory.mktemp("tiny") / "model.archive")
 
 
 def pixels(batch: int) -> Tensor:
@@ -151,11 +156,10 @@ def test_a_tail_gives_the_same_for_the_same_bytes_again(tiny: Case) -> None:
 
 
 def test_heads_and_tails_share_one_set_of_weights(tiny: Case) -> None:
-    module = flat_module(load_archive(tiny.archive, tiny.sha256), 1)
-    point = tiny.table["2"]
+    module, point = tiny.graph(1), tiny.table["2"]
     whole = {p.data_ptr() for p in cut_whole(module).state_dict().values()}
-    head = {p.data_ptr() for p in cut_head(module, point, 1).state_dict().values()}
-    tail = {p.data_ptr() for p in cut_tail(module, point, 1).state_dict().values()}
+    head = {p.data_ptr() for p in cut_head(module, point).state_dict().values()}
+    tail = {p.data_ptr() for p in cut_tail(module, point).state_dict().values()}
     assert head
     assert tail
     assert head | tail == whole
@@ -163,7 +167,7 @@ def test_heads_and_tails_share_one_set_of_weights(tiny: Case) -> None:
 
 
 def test_activations_are_put_back_in_place_and_nothing_shared_is(tiny: Case) -> None:
-    whole = cut_whole(flat_module(load_archive(tiny.archive, tiny.sha256), 1))
+    whole = cut_whole(tiny.graph(1))
     targets = [str(node.target) for node in whole.graph.nodes]
     assert "aten.hardtanh_.default" in targets  # the stem's, on a convolution's output
     assert "aten.silu_.default" not in targets  # its operand comes from a pool: not known as fresh
@@ -174,14 +178,15 @@ def test_activations_are_put_back_in_place_and_nothing_shared_is(tiny: Case) -> 
 
 
 def test_sizes_are_constants_of_the_batch(tiny: Case) -> None:
-    module = flat_module(load_archive(tiny.archive, tiny.sha256), 3)
-    assert not [n for n in module.graph.nodes if isinstance(n.meta.get("val"), torch.SymInt)]
-    views = [n for n in module.graph.nodes if str(n.target) == "aten.view.default"]
+    nodes = tiny.graph(3).graph.nodes
+    (source,) = (n for n in nodes if n.op == "placeholder")
+    assert source.meta["val"].shape == (3, 3, RESOLUTION, RESOLUTION)
+    views = [n for n in nodes if str(n.target) == "aten.view.default"]
     assert any(view.args[1][0] == 3 for view in views)
 
 
 def test_a_cut_of_two_tensors_is_not_offered(tmp_path: Path) -> None:
-    case = Case(Skip(), tmp_path / "skip.pt2")
+    case = Case(Skip(), tmp_path / "skip.archive")
     assert case.splits == ["offload", "0", "1", "2", "local"]
     assert all(case.engine(1).check(pixels(1)).values())
 
@@ -191,25 +196,61 @@ def test_a_table_of_another_archive_is_refused(tiny: Case) -> None:
     table = replace(tiny.table, points=points)
     with pytest.raises(TestbedError, match="another archive"):
         Engine(tiny.archive, tiny.sha256, table, ["1"], batch=1)
-    module = flat_module(load_archive(tiny.archive, tiny.sha256), 1)
+    module = tiny.graph(1)
     inside = next(n.name for n in module.graph.nodes if n.name.startswith("conv2d_1"))
     with pytest.raises(TestbedError, match="alone does not make"):
-        cut_tail(module, replace(tiny.table["1"], nodes=(inside,)), 1)
+        cut_tail(module, replace(tiny.table["1"], nodes=(inside,)))
 
 
 def test_an_altered_or_unreadable_archive_is_refused(tiny: Case, tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
     with pytest.raises(TestbedError, match="SHA-256"):
-        load_archive(tiny.archive, "0" * 64)
+        load_archive(tiny.archive, "0" * 64, 1, cpu)
     with pytest.raises(TestbedError, match="no model archive"):
-        load_archive(tmp_path / "none.pt2", tiny.sha256)
-    stripped = tmp_path / "stripped.pt2"
-    with zipfile.ZipFile(tiny.archive) as old, zipfile.ZipFile(stripped, "w") as new:
-        for name in old.namelist():
-            if "models" not in name:
-                new.writestr(name, old.read(name))
-    digest = hashlib.sha256(stripped.read_bytes()).hexdigest()
-    with pytest.raises(TestbedError, match=f"written by torch {torch.__version__}".split("+")[0]):
-        load_archive(stripped, digest)
+        load_archive(tmp_path / "none", tiny.sha256, 1, cpu)
+    content = torch.load(tiny.archive, weights_only=True)
+    for old, new, reason in (
+        ("aten.conv2d.default", "aten.conv9d.default", "written by torch [^ ]+ .*conv9d"),
+        ('"schema_version": 1', '"schema_version": 99', "schema 99"),
+        ("conv2d_1", "conv2d", "became"),
+    ):
+        altered = tmp_path / "altered"
+        torch.save({**content, "graph": content["graph"].replace(old, new)}, altered)
+        digest = hashlib.sha256(altered.read_bytes()).hexdigest()
+        with pytest.raises(TestbedError, match=reason):
+            load_archive(altered, digest, 1, cpu)
+
+
+def test_one_network_gives_one_archive(tiny: Case, tmp_path: Path) -> None:
+    program, _ = export_program(tiny.network, RESOLUTION)
+    assert save_archive(program, tmp_path / "again") == tiny.sha256
+
+
+class NoFlatGraph(Tiny):
+    def __init__(self, part: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.part(super().forward(x))
+
+
+def by_condition(x: Tensor) -> Tensor:
+    return torch.cond(x.sum() > 0, lambda y: y * 2, lambda y: y * 3, (x,))
+
+
+def across_images(x: Tensor) -> Tensor:
+    return x * torch.ones(x.shape[0] * x.shape[0], 10).sum()
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"), [(by_condition, "inside its graph"), (across_images, "evenly")]
+)
+def test_what_no_flat_graph_can_say_is_refused(part: Any, reason: str, tmp_path: Path) -> None:
+    program, _ = export_program(NoFlatGraph(part), RESOLUTION)
+    with pytest.raises(UserError, match=reason):
+        save_archive(program, tmp_path / "none")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_network_with_two_outputs_is_no_classifier() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import Phase, given, settings
@@ -10,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from testbed.errors import UserError
-from testbed.model.archive import export_program
-from testbed.model.cut import cut_head, cut_tail, cut_whole, flat_module
+from testbed.model.archive import load_archive, save_archive
+from testbed.model.cut import cut_head, cut_tail, cut_whole
+from testbed.model.export import export_program
 from testbed.model.splits import LAYER, split_table
 from testbed.model.table import SplitTable
 
@@ -107,7 +111,10 @@ def check_every_cut(network: nn.Module, batch: int) -> SplitTable:
     """Head, copy, tail, twice on the same pixels, against the eager network."""
     program, tracer = export_program(network, RESOLUTION)
     table = split_table(network, program, "random", RESOLUTION, LAYER, tracer)
-    module = flat_module(program, batch)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "model"
+        sha256 = save_archive(program, archive)
+        module = load_archive(archive, sha256, batch, torch.device("cpu"))
     pixels = torch.randint(0, 256, (batch, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8)
     before = pixels.clone()
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -116,7 +123,7 @@ def check_every_cut(network: nn.Module, batch: int) -> SplitTable:
         expected = network((pixels.float() / 255 - mean) / std)
         assert torch.equal(cut_whole(module)(pixels), expected)
         for point in table.points[1:-1]:
-            head, tail = cut_head(module, point, batch), cut_tail(module, point, batch)
+            head, tail = cut_head(module, point), cut_tail(module, point)
             for _ in range(2):
                 out = head(pixels)
                 crossing = out if isinstance(out, tuple) else (out,)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from torch import Tensor, nn
 
-from testbed.model.archive import export_program
 from testbed.model.blocks import find_blocks
 from testbed.model.bottlenecks import find_bottlenecks
+from testbed.model.export import export_program
 from testbed.model.splits import split_table
 from testbed.model.table import SplitTable
 

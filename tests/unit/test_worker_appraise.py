@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from testbed.model.archive import export_program, save_archive
+from testbed.model.archive import save_archive
 from testbed.model.engine import Engine
+from testbed.model.export import export_program
 from testbed.model.splits import split_table
 from testbed.worker.appraise import appraise, picture_like
 from testbed.worker.codecs import jpeg_encode
@@ -41,7 +42,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     torch.manual_seed(3)
     network = Small().eval()
     program, _ = export_program(network, 64)
-    path = tmp_path_factory.mktemp("model") / "small.pt2"
+    path = tmp_path_factory.mktemp("model") / "small.archive"
     sha256 = save_archive(program, path)
     table = split_table(network, program, "small", 64)
     return Engine(path, sha256, table, table.candidates("natural"), batch=4)

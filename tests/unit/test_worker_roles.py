@@ -20,7 +20,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from testbed.model.archive import export_program, save_archive
+from testbed.model.archive import save_archive
+from testbed.model.export import export_program
 from testbed.model.splits import split_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,7 +136,7 @@ def setup(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(3)
     network = Tiny().eval()
     program, _ = export_program(network, 64)
-    path = tmp_path_factory.mktemp("model") / "tiny.pt2"
+    path = tmp_path_factory.mktemp("model") / "tiny.archive"
     sha256 = save_archive(program, path)
     table = split_table(network, program, "tiny", 64)
     return {

@@ -1,0 +1,194 @@
+"""A network as ``torch.export`` sees it: uint8 pixels in, logits out. Orchestrator only.
+
+The exported graph is functional, its batch dimension dynamic, and the preprocessing is its first
+step, so whichever side runs the first layer also preprocesses.
+"""
+
+from __future__ import annotations
+
+import traceback
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import Dim, ExportedProgram
+
+from testbed.errors import UserError
+from testbed.model.graphs import GraphNetwork, trace_by_fx
+
+# Module paths of the network inside the exported graph begin with this.
+NETWORK_PREFIX = "network."
+# The buffer that the last step of the preprocessing divides by.
+PREPROCESSING_END = "std"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as torchvision's transforms
+
+
+class PixelNetwork(nn.Module):
+    """A classifier that takes the uint8 image batch ``(N, 3, H, W)`` itself."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits ``(N, outputs)`` of uint8 pixels ``(N, 3, H, W)``."""
+        unit = pixels.to(torch.float32).div(255)
+        logits: Tensor = self.network((unit - self.mean) / self.std)
+        return logits
+
+
+@contextmanager
+def torch_warnings_silenced() -> Iterator[None]:
+    """Export and unlift trip over deprecations inside torch itself, which nobody here can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def export_program(
+    network: nn.Module, resolution: int, *, functional: bool = True
+) -> tuple[ExportedProgram, str]:
+    """Export a classifier in eval mode, behind its preprocessing, with a dynamic batch.
+
+    Works on real and on fake tensors. Where torch.export refuses the network, the graph that
+    torch.fx traces of it is exported instead; the second value says which was used and why.
+    Without ``functional`` the in-place operators stay and half the time is saved: enough to read
+    shapes off, not to cut.
+
+    Raises UserError where the network refuses the resolution, where neither tracer takes it, or
+    where it is no classifier or keeps or draws something that two halves cannot share.
+    """
+    with torch_warnings_silenced():
+        # Two images: an example batch of one would be taken for a constant.
+        pixels = torch.zeros((2, 3, resolution, resolution), dtype=torch.uint8)
+        try:
+            program, tracer = _export(network, pixels), "torch.export"
+        except Exception as error:  # torch.export raises many kinds, all about the network
+            _refuse_if_eager_fails(network, pixels)
+            program, tracer = _export_by_fx(network, pixels, error)
+        _refuse_unsplittable(program, network)
+        if functional:
+            program = program.run_decompositions({})
+            _refuse_unsplittable(program, network)  # only now are writes to buffers told
+        return program, tracer
+
+
+def _export(network: nn.Module, pixels: Tensor) -> ExportedProgram:
+    return torch.export.export(
+        PixelNetwork(network).eval(), (pixels,), dynamic_shapes=({0: Dim("batch")},)
+    )
+
+
+def _export_by_fx(
+    network: nn.Module, pixels: Tensor, refusal: Exception
+) -> tuple[ExportedProgram, str]:
+    """Export what torch.fx traces, which leaves out what a module keeps on the side.
+
+    Exporting the traced graph makes it functional: no in-place operator and no alias is left
+    to cross a cut, and a size that torch.fx keeps as an integer becomes one of the batch.
+    """
+    why = f"{type(refusal).__name__}: {_first_line(refusal)}"
+    try:
+        graph = trace_by_fx(network.eval())
+        program = _export(GraphNetwork(graph, network, None), pixels)
+    except Exception as error:  # the user's own code: it may raise anything
+        line = _line_in_model(refusal) or _line_in_model(error)
+        raise UserError(
+            f"model {type(network).__name__}: neither torch.export ({why}) nor torch.fx "
+            f"({type(error).__name__}: {_first_line(error)}) can trace it"
+            f"{f'; the line is {line}' if line else ''}; {_remedy(refusal)}"
+        ) from error
+    _refuse_if_traced_wrong(network, program, pixels)
+    return program, f"torch.fx, because torch.export refuses the model ({why})"
+
+
+def _refuse_if_traced_wrong(network: nn.Module, program: ExportedProgram, pixels: Tensor) -> None:
+    """torch.fx follows neither state on the side nor Python's own mutations: compare once."""
+    if isinstance(next(network.parameters(), None), FakeTensor):
+        return  # a network without weights gives no values to compare
+    images = torch.randint_like(pixels, 256)
+    with torch.no_grad():
+        expected, got = PixelNetwork(network).eval()(images), program.module()(images)
+    if not torch.equal(got, expected):
+        raise UserError(
+            f"model {type(network).__name__}: what torch.fx traces gives other outputs than the "
+            "model (state kept between operators, or a value written that another name shows); "
+            "write it without in-place operators or take another model"
+        )
+
+
+def _remedy(refusal: Exception) -> str:
+    if "Constraints violated" in str(refusal):
+        return "the number of images must stay free: write x.shape[0] and do not branch on it"
+    return (
+        "what is computed must not depend on the values of tensors: replace the branch by "
+        "torch.where or take another model"
+    )
+
+
+def _refuse_if_eager_fails(network: nn.Module, pixels: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            PixelNetwork(network).eval()(pixels)
+    except Exception as error:  # the network says in its own way that an input does not fit
+        raise UserError(
+            f"model {type(network).__name__} refuses {pixels.shape[2]}x{pixels.shape[3]} images "
+            f"({type(error).__name__}: {_first_line(error)}); leave the resolution out for the "
+            "model's own, or take another model"
+        ) from error
+
+
+def _refuse_unsplittable(program: ExportedProgram, network: nn.Module) -> None:
+    name = type(network).__name__
+    signature = program.graph_signature
+    value = program.graph.output_node().args[0][-1]
+    value = value.meta["val"] if isinstance(value, torch.fx.Node) else value
+    outputs = len(signature.user_outputs)
+    if outputs != 1 or not isinstance(value, Tensor) or value.dim() != 2:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise UserError(
+            f"model {name}: is no classifier; expected one output tensor (N, outputs), got "
+            f"{f'{outputs} outputs' if outputs != 1 else got}; wrap it in a module that returns "
+            "the logits alone"
+        )
+    if signature.buffers_to_mutate:
+        raise UserError(
+            f"model {name}: writes to its buffers while it infers "
+            f"({', '.join(signature.buffers_to_mutate.values())}); the two halves would not "
+            "share them: keep no state between queries"
+        )
+    for node in program.graph.nodes:
+        if _draws(node):
+            raise UserError(
+                f"model {name}: draws random numbers while it infers ({node.target}); its halves "
+                "would not agree with the whole: remove that in eval mode"
+            )
+
+
+def _draws(node: torch.fx.Node) -> bool:
+    if torch.Tag.nondeterministic_seeded not in getattr(node.target, "tags", ()):
+        return False
+    if "dropout" in str(node.target):
+        return bool(node.args[2])  # in eval mode it is there, and does nothing
+    return node.target is not torch.ops.aten.scaled_dot_product_attention.default
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0][:300]
+
+
+def _line_in_model(error: BaseException) -> str | None:
+    """File and line of the innermost frame that is neither torch's nor ours."""
+    ours = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+    frames = traceback.extract_tb(error.__traceback__)
+    outside = [f for f in frames if not f.filename.startswith((*ours, "<"))]
+    return f"{outside[-1].filename}:{outside[-1].lineno}" if outside else None
