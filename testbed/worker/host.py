@@ -54,10 +54,16 @@ def seeded_inputs(
     )
 
 
+def _memory_bytes(field: str) -> int:
+    """``VmRSS`` or ``VmHWM`` of this process: its memory that is in RAM now, or was at most."""
+    with open("/proc/self/status") as stream:
+        kilobytes = next(line.split()[1] for line in stream if line.startswith(f"{field}:"))
+    return int(kilobytes) * 1024
+
+
 def resident_bytes() -> int:
     """Memory of this process that is in RAM now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+    return _memory_bytes("VmRSS")
 
 
 @dataclass(frozen=True)
@@ -74,8 +80,12 @@ class Usage:
         return cls(used.ru_minflt + used.ru_majflt, process_time_ns())
 
     def since(self, before: Usage) -> dict[str, Any]:
-        """Fields of ``done``: what was used between two moments."""
-        return {"faults": self.faults - before.faults, "cpu_ns": self.cpu_ns - before.cpu_ns}
+        """Fields of ``done``: what was used between two moments, and the most memory ever."""
+        return {
+            "faults": self.faults - before.faults,
+            "cpu_ns": self.cpu_ns - before.cpu_ns,
+            "peak_rss_bytes": _memory_bytes("VmHWM"),
+        }
 
 
 def _ticks() -> tuple[int, int] | None:

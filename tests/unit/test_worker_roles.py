@@ -270,6 +270,14 @@ def test_cycle_then_dynamic(roles: tuple[Role, Role, int], setup: dict[str, Any]
     assert done["faults"] >= 0
     assert done["cpu_ns"] > 0
     assert {r["policy"] for r in records} == {"dynamic"}
+    bare = subprocess.run(
+        [sys.executable, "-c", "import torch\nprint(open('/proc/self/status').read())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    torch_kb = int(bare.stdout.partition("VmHWM:")[2].split()[0])
+    assert 0 < done["peak_rss_bytes"] < torch_kb * 1024 + 64 * 2**20
 
 
 def test_stop_ends_a_run_and_local_needs_no_server(roles: tuple[Role, Role, int]) -> None:
