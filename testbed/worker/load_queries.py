@@ -11,26 +11,20 @@ from time import monotonic_ns
 from testbed.errors import TestbedError
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.layout import Layout
+from testbed.worker.pacing import Pacing
 from testbed.worker.service import FIRST_LOAD_QUERY
 from testbed.worker.wire import WireError
 
 # Clients that share one Poisson process: more than ever wait at a level the server can bear.
 _POISSON_CLIENTS = 16
 _CALIBRATION_QUERIES = 5
-# Of the mean service time: the newest query's share.
-_FRESH = 0.1
-# The share by which the rate makes up for what the last seconds had too little or too much.
-_MAKE_UP_NS = 3_000_000_000
-_MAKE_UP_MOST_NS = 300_000_000
-_MOST_LEVEL = 0.98
 
 
 class InferenceLoad:
     """Clients on connections of their own, in a closed loop or as one Poisson process.
 
-    They queue for the executor with the measured device. Poisson arrivals come at ``level ÷ mean
-    service time``, which replies tell; what was asked for corrects it slowly. Each client keeps to
-    its own arrivals even when a reply is late, so that load does not yield to the queue.
+    They queue for the executor with the measured device. Arrivals that fell due while every client
+    waited for its reply are made up for, so that load does not yield to the queue.
     """
 
     capacity = 1  # one executor
@@ -48,18 +42,19 @@ class InferenceLoad:
         self._query = (layout, payload)
         self._closed_loop = clients is not None
         self._wake = threading.Condition()
+        self._turn = threading.Lock()  # taken before ``_wake``, by the client that waits
+        self._rng = random.Random(seed)
+        self._due_ns = 0  # of the arrival before, or the level's beginning
         self._over = False
         self._level = 0.0
-        self._interval_s = 0.0  # between arrivals of one client; 0: none
-        self._debt_ns = self._offered_ns = 0.0
         self._queries = self._busy_ns = 0
         self._fault: str | None = None
         count = _POISSON_CLIENTS if clients is None else clients
         self._connections = [Connection(endpoint, outputs) for _ in range(max(1, count))]
-        self._service_ns = self._calibrate(self._connections[0])
+        self._pacing = Pacing(self._calibrate(self._connections[0]))
         work = self._loop if self._closed_loop else self._arrive
         self._threads = [
-            threading.Thread(target=self._guard, args=(work, i, random.Random(seed * 1000 + i)))
+            threading.Thread(target=self._guard, args=(work, i))
             for i in range(len(self._connections))
         ]
         for thread in self._threads:
@@ -71,20 +66,10 @@ class InferenceLoad:
         ``target_ns`` is what the interval before should have held.
         """
         with self._wake:
-            changed = level != self._level
-            self._level = level
-            if self._closed_loop:
-                if changed:
-                    self._wake.notify_all()
-                return
-            # What was asked for counts, not what was done: a queue must not call for more.
-            offered_ns, self._offered_ns = self._offered_ns, 0.0
-            debt_ns = self._debt_ns + target_ns - offered_ns
-            self._debt_ns = min(_MAKE_UP_MOST_NS, max(-_MAKE_UP_MOST_NS, debt_ns))
-            wanted = min(_MOST_LEVEL, max(0.0, level + self._debt_ns / _MAKE_UP_NS))
-            rate = wanted * 1e9 / self._service_ns / len(self._threads) if level else 0.0
-            self._interval_s = 1 / rate if rate else 0.0
+            changed, self._level = level != self._level, level
+            self._pacing.hold(level, target_ns)
             if changed:
+                self._due_ns = monotonic_ns()
                 self._wake.notify_all()
 
     def take(self) -> tuple[int, int]:
@@ -114,17 +99,15 @@ class InferenceLoad:
             services.append(times.decode_ns + times.tail_ns)
         return float(sorted(services)[len(services) // 2])
 
-    def _guard(
-        self, work: Callable[[int, random.Random], None], index: int, rng: random.Random
-    ) -> None:
+    def _guard(self, work: Callable[[int], None], index: int) -> None:
         try:
-            work(index, rng)
+            work(index)
         except (WireError, OSError) as error:
             with self._wake:
                 if not self._over:
                     self._fault = f"{type(error).__name__}: {error}"
 
-    def _loop(self, index: int, rng: random.Random) -> None:
+    def _loop(self, index: int) -> None:
         """Ask again at once, while the level counts this client."""
         while True:
             with self._wake:
@@ -133,23 +116,29 @@ class InferenceLoad:
                     return
             self._ask(index)
 
-    def _arrive(self, index: int, rng: random.Random) -> None:
-        """Ask at times a random gap apart, whether or not the answer before came late."""
-        due_ns = monotonic_ns()
-        level = 0.0
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._over or self._interval_s > 0)
-                if self._over:
-                    return
-                if level != self._level:
-                    level, due_ns = self._level, monotonic_ns()
-                due_ns += round(rng.expovariate(1 / self._interval_s) * 1e9)
-                left_s = max(0, due_ns - monotonic_ns()) / 1e9
-                self._wake.wait_for(partial(self._changed, level), left_s)
-                if self._changed(level):
-                    continue  # memoryless: the gap begins anew under the new level
+    def _arrive(self, index: int) -> None:
+        """Ask at every arrival that this client takes."""
+        while self._next_arrival():
             self._ask(index)
+
+    def _next_arrival(self) -> bool:
+        """Wait for the process's next arrival; False once it is over.
+
+        One client waits at a time and the others behind it, so that a gap is drawn when the one
+        before has ended and knows the newest rate. With all clients busy, arrivals stay due.
+        """
+        with self._turn, self._wake:
+            while True:
+                self._wake.wait_for(lambda: self._over or self._pacing.interval_ns is not None)
+                interval_ns, level = self._pacing.interval_ns, self._level
+                if self._over or interval_ns is None:
+                    return False
+                due_ns = self._due_ns + round(self._rng.expovariate(1 / interval_ns))
+                changed = partial(self._changed, level)
+                # Memoryless: under a new level the gap begins anew.
+                if not self._wake.wait_for(changed, max(0, due_ns - monotonic_ns()) / 1e9):
+                    self._due_ns = due_ns
+                    return True
 
     def _changed(self, level: float) -> bool:
         return self._over or level != self._level
@@ -157,10 +146,10 @@ class InferenceLoad:
     def _ask(self, index: int) -> None:
         layout, payload = self._query
         with self._wake:
-            self._offered_ns += self._service_ns
+            taken_for_ns = self._pacing.asked()
         times = self._connections[index].query(FIRST_LOAD_QUERY, layout, payload).times
         service_ns = times.decode_ns + times.tail_ns
         with self._wake:
             self._queries += 1
             self._busy_ns += service_ns
-            self._service_ns += _FRESH * (service_ns - self._service_ns)
+            self._pacing.answered(taken_for_ns, service_ns)
