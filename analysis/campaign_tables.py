@@ -39,12 +39,17 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
         Table(
             "load",
             "Load achieved on the server",
-            "Means over the runs' load records.",
+            "Means over the runs. A level is the share of time that the executor, or each of the "
+            "processors asked for, is kept busy; worst: the run furthest off.",
             trust.load_table(data),
             (
                 ("load", text("load")),
                 ("records", count("n")),
+                ("runs", count("runs")),
                 ("clients", num("clients")),
+                ("level asked", num("level")),
+                ("achieved", num("achieved")),
+                ("worst off by", num("off")),
                 ("queries a second", num("queries_per_s")),
                 ("CPU busy", share("busy_share")),
             ),

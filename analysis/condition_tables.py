@@ -7,6 +7,7 @@ import pandas as pd
 from analysis import accounting, bins, metrics
 from analysis.dataset import Dataset
 from analysis.formats import number
+from analysis.hindsight import choice_costs
 from analysis.policies import KINDS, policy_label, split_label
 from analysis.tables import (
     POLICY,
@@ -24,8 +25,11 @@ from analysis.tables import (
 )
 
 
-def condition_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
-    """The tables of one condition; those without a row are left out."""
+def condition_tables(data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame) -> list[Table]:
+    """The tables of one condition; those without a row are left out.
+
+    ``judged`` holds the same queries as :func:`analysis.hindsight.hindsight` gives them.
+    """
     made = [
         _latency(queries),
         _gains(queries),
@@ -33,8 +37,10 @@ def condition_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
         _accountings(data, queries),
         _choices(queries),
         _regret(queries),
+        _choice_costs(judged),
         _prediction(queries),
         _estimate(queries),
+        _server_estimate(data, queries),
         _transfers(data, queries),
         _traffic(queries),
     ]
@@ -148,6 +154,25 @@ def _regret(queries: pd.DataFrame) -> Table:
     )
 
 
+def _choice_costs(judged: pd.DataFrame) -> Table:
+    return Table(
+        "hindsight",
+        "What the choices cost, and so the estimates",
+        "Each query's split against the best one at its own moment: by the rates set, the server's "
+        "median wait under that load and the campaign's median heads and tails, so that no fast or "
+        "slow minute of the machine is in it. Of a policy that estimates, it is what its "
+        "estimates' errors cost.",
+        choice_costs(judged),
+        (
+            POLICY,
+            ("n", count("n")),
+            ("not the best", share("otherwise_share")),
+            ("cost ms a query", num("cost_ms")),
+            ("cost", share("cost_share")),
+        ),
+    )
+
+
 def _prediction(queries: pd.DataFrame) -> Table:
     columns: tuple[Column, ...] = (
         POLICY,
@@ -163,6 +188,25 @@ def _estimate(queries: pd.DataFrame) -> Table:
     note = "Rate estimate ÷ uplink rate set at that moment."
     frame = metrics.estimate(queries)
     return Table("estimate", "Rate estimate against the rate set", note, frame, (POLICY, *RATIOS))
+
+
+def _server_estimate(data: Dataset, queries: pd.DataFrame) -> Table:
+    candidates = (data.profile or {}).get("candidates", {})
+    tails_ns = {split: float(found["tail_ns"]) for split, found in candidates.items()}
+    return Table(
+        "server_estimate",
+        "Load estimate against the server's own times",
+        "Ratio: estimated ÷ true slowdown, the truth being the reply's tail ÷ the profile's. Wait: "
+        "in the server's queue; bias and error are those of the wait that was expected.",
+        metrics.server_estimate(queries, tails_ns),
+        (
+            POLICY,
+            *RATIOS,
+            ("wait ms", num("wait_ms")),
+            ("bias ms", num("wait_bias_ms")),
+            ("error ms", num("wait_error_ms")),
+        ),
+    )
 
 
 def _transfers(data: Dataset, queries: pd.DataFrame) -> Table:

@@ -6,6 +6,7 @@ scenario (and trial); it is unknown where no clairvoyant run was made.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,24 +27,20 @@ def scenario_of(link: str, load: str) -> str:
     return link if load == "none" else f"{link} + {load}"
 
 
-def matrix(data: Dataset) -> pd.DataFrame:
+def matrix(data: Dataset, costs: Mapping[tuple[str, str, int], float]) -> pd.DataFrame:
     """One row a scenario, policy and trial: n, mean, p95, regret, switches, what went wrong.
 
     ``switches`` counts changes of the split from one query to the next; ``p95_ms`` is NaN with too
-    few queries to tell.
+    few queries to tell. ``choice_cost`` is of ``costs``, which
+    :func:`analysis.hindsight.costs_by_trial` makes.
     """
     rows = []
     for key, block in data.queries.groupby(["link", "load", "trial"], sort=False):
         link, load, trial = _names(key)
         for policy, due in by_policy(measured(block)):
-            rows.append(
-                {
-                    "scenario": scenario_of(link, load),
-                    "policy": policy,
-                    "trial": int(float(trial)),
-                    **_figures(due),
-                }
-            )
+            name = (scenario_of(link, load), policy, int(float(trial)))
+            named = dict(zip(("scenario", "policy", "trial"), name, strict=True))
+            rows.append({**named, **_figures(due), "choice_cost": costs.get(name, float("nan"))})
     found = pd.DataFrame(rows)
     return _with_regret(found, ["scenario", "trial"]) if len(found) else found
 

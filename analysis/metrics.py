@@ -6,6 +6,7 @@ and returns one row a policy (or split); times are in milliseconds, shares betwe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,29 @@ def estimate(queries: pd.DataFrame) -> pd.DataFrame:
             for policy, part in by_policy(told)
         ]
     )
+
+
+def server_estimate(queries: pd.DataFrame, tails_ns: Mapping[str, float]) -> pd.DataFrame:
+    """Per policy: estimated ÷ true slowdown of the server, and how far the queue was off.
+
+    ``tails_ns`` are the profile's; the truth is the reply's own tail and wait. Only queries that
+    crossed tell it.
+    """
+    told = counted(queries)
+    told = told[(told["status"] == "ok") & (told["bytes_up"] > 0) & (told["tail_ns"] > 0)]
+    rows = []
+    for policy, part in by_policy(told.assign(usual_ns=told["split"].map(tails_ns))):
+        off_ms = (part["wait_est_ns"] - part["server_wait_ns"]) / _MS
+        rows.append(
+            {
+                "policy": policy,
+                **_errors(part["load_est"] * part["usual_ns"] / part["tail_ns"]),
+                "wait_ms": float(part["server_wait_ns"].mean()) / _MS,
+                "wait_bias_ms": float(off_ms.mean()),
+                "wait_error_ms": float(off_ms.abs().mean()),
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def choices(queries: pd.DataFrame) -> pd.DataFrame:

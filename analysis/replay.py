@@ -54,7 +54,7 @@ def rate_steps(data: Dataset, run: Run, side: str) -> RateSteps:
     return RateSteps(times_s, np.tile(planned[:, 1], laps))
 
 
-def _wire_bits(payload_bytes: Floats, rate_bps: Floats) -> Floats:
+def wire_bits(payload_bytes: Floats, rate_bps: Floats) -> Floats:
     """IP bits beyond the burst, as ``testbed.framing.serialisation_ns`` counts them."""
     # A run has few sizes and rates, each met many times.
     pairs, back = np.unique(np.stack([payload_bytes, rate_bps]), axis=1, return_inverse=True)
@@ -81,11 +81,11 @@ def transfer_ns(
     """
     sent = queries["send_s"].to_numpy(dtype=float)
     size_up = queries["bytes_up"].to_numpy(dtype=float) * up_factor
-    arrived = up.finish_s(sent, _wire_bits(size_up, up.at(sent)))
+    arrived = up.finish_s(sent, wire_bits(size_up, up.at(sent)))
     residence = queries[["server_wait_ns", "decode_ns", "tail_ns"]].fillna(0).sum(axis=1)
     replied = arrived + residence.to_numpy(dtype=float) / 1e9
     size_down = queries["bytes_down"].to_numpy(dtype=float)
-    back = down.finish_s(replied, _wire_bits(size_down, down.at(replied)))
+    back = down.finish_s(replied, wire_bits(size_down, down.at(replied)))
     return np.asarray((arrived - sent + back - replied) * 1e9)
 
 

@@ -26,6 +26,7 @@ from analysis.figures.prediction import draw_prediction, predicted
 from analysis.figures.style import Drawing, palette, save, style
 from analysis.figures.timeline import draw_timeline
 from analysis.formats import number
+from analysis.hindsight import costs_by_trial, hindsight
 from analysis.interactive import interactive_distribution
 from analysis.markdown import markdown
 from analysis.matrix import matrix, matrix_tables
@@ -56,15 +57,16 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
     queries = with_floor(data)
+    judged = hindsight(data, queries)
     with style():
-        sections = [_section(data, queries, link, load) for link, load in data.conditions]
+        sections = [_section(data, queries, judged, link, load) for link, load in data.conditions]
         shared = _link_drawings(data)
         images = _save_all([*(d for s in sections for d in s.drawings), *shared], folder)
     tables = [*matrix_tables(data), *recovery_tables(data), *campaign_tables(data, queries)]
     transfers = stacked("transfers", sections)
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
     summary = summarise(data, sections, tables)
-    summary["matrix"] = plain_rows(matrix(data))
+    summary["matrix"] = plain_rows(matrix(data, costs_by_trial(judged)))
     summary["answer"] = headline([s.answer for s in sections], gains)
     summary |= told_doubts(trust.doubts(data, queries, transfers))
     for name, rows in summary["tables"].items():
@@ -85,8 +87,12 @@ def _conditions(data: Dataset, queries: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield queries[(queries["link"] == link) & (queries["load"] == load)]
 
 
-def _section(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> Section:
-    rows = queries[(queries["link"] == link) & (queries["load"] == load)]
+def _section(
+    data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame, link: str, load: str
+) -> Section:
+    rows, afterwards = (
+        frame[(frame["link"] == link) & (frame["load"] == load)] for frame in (queries, judged)
+    )
     key = f"{link}.{load}"
     return Section(
         title=condition_name(link, load),
@@ -94,7 +100,7 @@ def _section(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> Sect
         link=link,
         load=load,
         answer=answer(data, rows, link, load),
-        tables=condition_tables(data, rows),
+        tables=condition_tables(data, rows, afterwards),
         drawings=list(_drawings(data, rows, link, load, key)),
         plot=interactive_distribution(rows, palette(data)) if len(metrics.counted(rows)) else "",
     )

@@ -238,15 +238,27 @@ def _carried(samples: pd.DataFrame, queries: pd.DataFrame, side: str) -> tuple[f
 
 
 def load_table(data: Dataset) -> pd.DataFrame:
-    """Per load: clients asked for, queries a second and CPU share that they made."""
+    """Per load: what was asked for, what was achieved, queries a second and CPU share.
+
+    ``off`` is the run whose achieved level was furthest from what was asked of it.
+    """
     rows = []
     for load, records in data.load.groupby("load", sort=False):
         seconds = float(records["interval_ns"].sum()) / 1e9
+        levels = pd.DataFrame(
+            {name: records[name] * records["interval_ns"] for name in ("target", "achieved")}
+        )
+        length_ns = records["interval_ns"].groupby(records["run_id"]).sum()
+        by_run = levels.groupby(records["run_id"]).sum(min_count=1).div(length_ns, axis=0)
         rows.append(
             {
                 "load": load,
                 "n": len(records),
+                "runs": len(by_run),
                 "clients": float(records["clients"].mean()),
+                "level": float(by_run["target"].mean()),
+                "achieved": float(by_run["achieved"].mean()),
+                "off": float((by_run["achieved"] - by_run["target"]).abs().max()),
                 "queries_per_s": float(records["queries"].sum()) / seconds if seconds else None,
                 "busy_share": float(records["busy_share"].mean()),
             }

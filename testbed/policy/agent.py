@@ -28,7 +28,8 @@ class ProbeRule:
 class Decision:
     """A split with the estimates behind it; ``predicted_ns`` is None without profile or rate.
 
-    ``settling`` marks a query that is a warm-up by the policy's own account.
+    ``load`` and ``wait_ns`` are the server's slowdown and queue as estimated. ``settling`` marks a
+    query that is a warm-up by the policy's own account.
     """
 
     split: str
@@ -36,6 +37,7 @@ class Decision:
     load: float
     predicted_ns: int | None
     settling: bool
+    wait_ns: int = 0
 
 
 class Agent:
@@ -110,7 +112,8 @@ class Agent:
         )
         split = self._policy.decide(state)
         predicted_ns = self._predicted_ns = self._predict_ns(split, state)
-        return Decision(split, rate_bps, state.load, predicted_ns, self._policy.settling)
+        settling = self._policy.settling
+        return Decision(split, rate_bps, state.load, predicted_ns, settling, state.wait_ns)
 
     def _as_measured(self, candidate: Candidate, now_ns: int) -> Candidate:
         """With the head time that this run shows, where that is known and fresh."""

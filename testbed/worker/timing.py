@@ -107,6 +107,7 @@ class Timing:
             "bytes_down": reply.bytes_down if reply else 0,
             "rate_est_bps": decision.rate_bps,
             "load_est": decision.load,
+            "wait_est_ns": decision.wait_ns,
             "predicted_ns": decision.predicted_ns,
             "network_ns": self.network_ns,
             "span_bytes": times.span_bytes,

@@ -37,7 +37,9 @@ def data(trials: int = 1) -> Any:
 
 
 def test_regret_and_what_went_wrong_by_trial() -> None:
-    found = matrix(data(2)).set_index(["scenario", "policy", "trial"])
+    found = matrix(data(2), {("lte", "dynamic", 0): 0.02}).set_index(
+        ["scenario", "policy", "trial"]
+    )
     dynamic = found.loc[("lte", "dynamic", 0)]
     assert (dynamic["n"], dynamic["dropped"], dynamic["switches"]) == (2, 1, 1)
     assert dynamic["mean_ms"] == 105
@@ -45,6 +47,7 @@ def test_regret_and_what_went_wrong_by_trial() -> None:
     assert found.loc[("lte", "clairvoyant", 1), "regret"] == 0
     assert pd.isna(found.loc[("high + busy", "dynamic", 0), "regret"])
     assert pd.isna(dynamic["p95_ms"])
+    assert dynamic["choice_cost"] == 0.02
     assert len(found) == 12
 
 
@@ -77,7 +80,7 @@ def test_tables_show_it_and_one_policy_alone_has_none() -> None:
     assert matrix_tables(alone) == []
     alone.queries = alone.queries.iloc[:0]
     assert matrix_tables(alone) == []
-    assert len(matrix(alone)) == 0
+    assert len(matrix(alone, {})) == 0
 
 
 def test_names() -> None:

@@ -44,7 +44,15 @@ KEYS = [
     *("run_id", "device", "query", "kind", "batch", "policy", "split", "encoding"),
     *("t_due_ns", "t_start_ns", "decide_ns", "head_ns", "encode_ns", "send_ns", "uplink_ns"),
     *("server_wait_ns", "decode_ns", "tail_ns", "reply_ns", "e2e_ns", "bytes_up", "bytes_down"),
-    *("rate_est_bps", "load_est", "predicted_ns", "network_ns", "span_bytes", "span_ns"),
+    *(
+        "rate_est_bps",
+        "load_est",
+        "wait_est_ns",
+        "predicted_ns",
+        "network_ns",
+        "span_bytes",
+        "span_ns",
+    ),
     *("steal_ticks", "status", "late"),
 ]
 

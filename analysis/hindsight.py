@@ -1,0 +1,147 @@
+"""What each choice cost, judged afterwards: by the rates that were set and the load that was.
+
+The same query's time is computed for every candidate, from the campaign's median heads and tails,
+the rates set from then on, and the server's median wait and slowdown under that load. So a choice
+is compared with the best one at its own moment, and a fast or slow minute of the machine, which
+two runs never share, is left out. The gap is what the policy's estimates cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.dataset import Dataset, Run
+from analysis.matrix import scenario_of
+from analysis.metrics import by_policy, measured
+from analysis.replay import Floats, RateSteps, rate_steps, wire_bits
+from testbed.model.table import LOCAL
+
+_KEYS = ["load", "level"]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """One candidate's payload bytes and its times in ns: the campaign's medians."""
+
+    head_ns: float
+    encode_ns: float
+    server_ns: float
+    bytes_up: int
+
+
+def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
+    """Measured queries with ``chosen_ns``, ``least_ns``, and ``best``, the split of the least.
+
+    Empty without a profile, which names the candidates. Queries of policies that choose and of
+    those that do not are judged alike.
+    """
+    candidates: Mapping[str, Mapping[str, float]] = (data.profile or {}).get("candidates", {})
+    done = measured(queries)
+    done = done[(done["status"] == "ok") & done["split"].isin(list(candidates))]
+    if not len(done):
+        return done.assign(chosen_ns=[], least_ns=[], best=[])
+    costs = {split: _costs(done, split, found) for split, found in candidates.items()}
+    done = done.assign(level=0.0)
+    for run in data.runs:
+        chosen = done["run_id"] == run.run_id
+        done.loc[chosen, "level"] = _levels(data, run, done.loc[chosen, "t_s"])
+    server = _server(done, costs)
+    parts = [
+        _judged(data, run, rows, costs, server)
+        for run in data.runs
+        if len(rows := done[done["run_id"] == run.run_id])
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def _costs(done: pd.DataFrame, split: str, profiled: Mapping[str, float]) -> Costs:
+    own = done[(done["split"] == split) & (done["load"] == "none")]
+    own = own if len(own) else done[done["split"] == split]
+
+    def middle(name: str) -> float:
+        found = own[name].median()
+        return float(profiled[name] if np.isnan(found) else found)
+
+    server_ns = middle("decode_ns") + middle("tail_ns") if split != LOCAL else 0.0
+    encode_ns = middle("encode_ns")
+    return Costs(middle("head_ns"), encode_ns, server_ns, int(profiled["bytes_up"]))
+
+
+def _levels(data: Dataset, run: Run, t_s: pd.Series) -> Floats:
+    """The level that was set at each time: a record tells of the interval that it ends."""
+    told = data.load[data.load["run_id"] == run.run_id].dropna(subset=["t_s"]).sort_values("t_s")
+    if not len(told):
+        return np.zeros(len(t_s))
+    level = told["target"].fillna(told["clients"]).to_numpy(dtype=float)
+    index = np.searchsorted(told["t_s"].to_numpy(), t_s.to_numpy(dtype=float))
+    return np.asarray(level[np.minimum(index, len(level) - 1)])
+
+
+def _server(done: pd.DataFrame, costs: Mapping[str, Costs]) -> pd.DataFrame:
+    """Median wait and slowdown of the server under each load and level."""
+    crossed = done[done["bytes_up"] > 0]
+    usual_ns = crossed["split"].map({split: found.server_ns for split, found in costs.items()})
+    slow = (crossed["tail_ns"] + crossed["decode_ns"]) / usual_ns
+    return crossed.assign(slow=slow).groupby(_KEYS)[["server_wait_ns", "slow"]].median()
+
+
+def _judged(
+    data: Dataset,
+    run: Run,
+    rows: pd.DataFrame,
+    costs: Mapping[str, Costs],
+    server: pd.DataFrame,
+) -> pd.DataFrame:
+    state = server.reindex(pd.MultiIndex.from_frame(rows[_KEYS]))
+    wait_ns = state["server_wait_ns"].fillna(0).to_numpy()
+    slow = state["slow"].fillna(1).to_numpy()
+    up = rate_steps(data, run, "uplink")
+    start_s = (rows["t_s"] + rows["decide_ns"] / 1e9).to_numpy(dtype=float)
+    beyond_ns = data.base_network_ns + data.delay_ns(run.link)
+    times = pd.DataFrame(index=rows.index)
+    for split, found in costs.items():
+        device_ns = found.head_ns + found.encode_ns
+        times[split] = device_ns
+        if split != LOCAL:
+            sent_s = start_s + device_ns / 1e9
+            transfer_ns = _transfer_ns(up, sent_s, found.bytes_up)
+            times[split] += transfer_ns + beyond_ns + wait_ns + found.server_ns * slow
+    at = times.columns.get_indexer(pd.Index(rows["split"]))
+    chosen_ns = times.to_numpy()[np.arange(len(rows)), at]
+    return rows.assign(chosen_ns=chosen_ns, least_ns=times.min(axis=1), best=times.idxmin(axis=1))
+
+
+def _transfer_ns(up: RateSteps, sent_s: Floats, payload_bytes: int) -> Floats:
+    bits = wire_bits(np.full(len(sent_s), float(payload_bytes)), up.at(sent_s))
+    return np.asarray((up.finish_s(sent_s, bits) - sent_s) * 1e9)
+
+
+def choice_costs(judged: pd.DataFrame) -> pd.DataFrame:
+    """Per policy: n, share of choices that were not the best, and what they cost a query."""
+    return pd.DataFrame(
+        [{"policy": policy, **_figures(rows)} for policy, rows in by_policy(judged)]
+    )
+
+
+def _figures(rows: pd.DataFrame) -> dict[str, float]:
+    cost_ns = rows["chosen_ns"] - rows["least_ns"]
+    return {
+        "n": len(rows),
+        "otherwise_share": float((rows["split"] != rows["best"]).mean()),
+        "cost_ms": float(cost_ns.mean()) / 1e6,
+        "cost_share": float(cost_ns.sum() / rows["least_ns"].sum()),
+    }
+
+
+def costs_by_trial(judged: pd.DataFrame) -> dict[tuple[str, str, int], float]:
+    """(scenario, policy, trial) → the choices' cost as a share of the best choices' time."""
+    return {
+        (scenario_of(str(link), str(load)), str(policy), int(float(str(trial)))): _figures(rows)[
+            "cost_share"
+        ]
+        for (link, load, policy, trial), rows in judged.groupby(["link", "load", "policy", "trial"])
+    }
