@@ -1,4 +1,4 @@
-"""Head, tail and whole model as subgraphs of one archive's graph, sharing its weights.
+"""A network in pieces between its split points, subgraphs of one archive on one set of weights.
 
 Needs torch alone.
 """
@@ -6,6 +6,8 @@ Needs torch alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,7 +36,6 @@ _IN_PLACE: Mapping[Any, Any] = {
 _FRESH = frozenset(
     {
         *_IN_PLACE,
-        *_IN_PLACE.values(),
         aten._native_batch_norm_legit_no_training.default,
         aten._to_copy.default,
         aten.cat.default,
@@ -45,86 +46,77 @@ _FRESH = frozenset(
 )
 
 
-def cut_head(module: fx.GraphModule, point: SplitPoint) -> fx.GraphModule:
-    """Pixels to what crosses: a tensor ``(N, *shape)``, or a tuple of them in the table's order."""
-    (batch, *_) = _input(module).meta["val"].shape
-    return _subgraph(module, [_input(module)], [_named(module, name) for name in point.nodes],
-                     outgoing=[(batch, *shape) for shape in point.shapes])  # fmt: skip
+@dataclass(frozen=True)
+class Crossed:
+    """How one tensor that crosses is sent, contiguous, and how it lies in the graph.
 
-
-def cut_tail(module: fx.GraphModule, point: SplitPoint) -> fx.GraphModule:
-    """What crosses, contiguous tensors ``(N, *shape)`` as arguments, to logits.
-
-    The head's shape and memory layout are given back to each first: convolutions and pools of
-    another layout add in another order, and *split equals whole* would fail in the last bits.
+    ``order`` are its dimensions by stride, the widest first, or None where they are in order.
     """
-    starts = [_named(module, name) for name in point.nodes]
-    tail = _subgraph(module, starts, [_logits(module)])
-    arguments = tail.graph.find_nodes(op="placeholder")
-    for argument, start in zip(arguments, starts, strict=True):
-        value = start.meta["val"]
-        _restore(tail.graph, argument, list(value.shape), list(value.stride()))
-    tail.recompile()
-    return tail
+
+    sent: tuple[int, ...]
+    shape: tuple[int, ...]
+    order: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, node: fx.Node, sent: tuple[int, ...]) -> Crossed:
+        """Read off the value that a graph node makes."""
+        value = node.meta["val"]
+        order = tuple(sorted(range(value.dim()), key=lambda dim: -value.stride()[dim]))
+        ordered = order == tuple(range(value.dim()))
+        return cls(sent, tuple(value.shape), None if ordered else order)
+
+    def outgoing(self, tensor: Tensor) -> Tensor:
+        """The graph's value in the shape that is sent."""
+        return tensor if self.shape == self.sent else tensor.reshape(self.sent)
+
+    def incoming(self, tensor: Tensor) -> Tensor:
+        """What was sent, in the shape and the memory layout that it had in the graph.
+
+        Convolutions and pools of another layout add in another order, and *split equals whole*
+        would fail in the last bits.
+        """
+        tensor = tensor.view(self.shape)
+        if self.order is None:
+            return tensor
+        back = sorted(range(len(self.order)), key=self.order.__getitem__)
+        return tensor.permute(self.order).contiguous().permute(back)
 
 
-def cut_whole(module: fx.GraphModule) -> fx.GraphModule:
-    """Pixels to logits."""
-    return _subgraph(module, [_input(module)], [_logits(module)])
+def cut(
+    module: fx.GraphModule, points: Sequence[SplitPoint]
+) -> tuple[list[fx.GraphModule], list[tuple[Crossed, ...]]]:
+    """The network in pieces, cut at ``points`` in order of depth, and what crosses each cut.
+
+    A piece takes the tensors of the cut before it (the first: pixels) and gives those of the cut
+    behind it (the last: logits), a tuple in the table's order; it may overwrite what it takes, but
+    for the pixels.
+
+    Raises TestbedError where a point is none of this graph.
+    """
+    named = {node.name: node for node in module.graph.nodes}
+    stations = [module.graph.find_nodes(op="placeholder")]
+    stations += [[_named(named, name) for name in point.nodes] for point in points]
+    stations.append(module.graph.output_node().all_input_nodes)
+    (pixels,) = stations[0]
+    batch = pixels.meta["val"].shape[0]
+    pieces = [_piece(module, starts, ends) for starts, ends in pairwise(stations)]
+    crossed = [
+        tuple(Crossed.of(n, (batch, *sent)) for n, sent in zip(nodes, point.shapes, strict=True))
+        for nodes, point in zip(stations[1:-1], points, strict=True)
+    ]
+    return pieces, crossed
 
 
-def _restore(graph: fx.Graph, argument: fx.Node, shape: list[int], strides: list[int]) -> None:
-    """Give a contiguous argument the shape and the order of dimensions in memory it had."""
-    users = list(argument.users)
-    order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
-    back = sorted(range(len(order)), key=order.__getitem__)
-    at = argument
-    steps: list[tuple[Any, list[int] | None]] = [(aten.view.default, shape)]
-    if order != sorted(order):
-        steps += [
-            (aten.permute.default, order),
-            (aten.contiguous.default, None),
-            (aten.permute.default, back),
-        ]
-    for target, argument_list in steps:
-        with graph.inserting_after(at):
-            at = graph.call_function(
-                target, (at,) if argument_list is None else (at, argument_list)
-            )
-    for user in users:
-        user.replace_input_with(argument, at)
+def _named(nodes: Mapping[str, fx.Node], name: str) -> fx.Node:
+    if name not in nodes:
+        raise TestbedError(f"archive: no node {name!r}; the split table is of another archive")
+    return nodes[name]
 
 
-def _input(module: fx.GraphModule) -> fx.Node:
-    node: fx.Node
-    (node,) = module.graph.find_nodes(op="placeholder")
-    return node
-
-
-def _logits(module: fx.GraphModule) -> fx.Node:
-    node: fx.Node
-    (node,) = module.graph.output_node().all_input_nodes
-    return node
-
-
-def _named(module: fx.GraphModule, name: str) -> fx.Node:
-    node: fx.Node
-    for node in module.graph.nodes:
-        if node.name == name:
-            return node
-    raise TestbedError(f"archive: no graph node {name!r}; the split table is of another archive")
-
-
-def _subgraph(
-    module: fx.GraphModule,
-    starts: Sequence[fx.Node],
-    ends: Sequence[fx.Node],
-    outgoing: Sequence[tuple[int, ...]] = (),
+def _piece(
+    module: fx.GraphModule, starts: Sequence[fx.Node], ends: Sequence[fx.Node]
 ) -> fx.GraphModule:
-    """Everything that ``ends`` need when ``starts`` are given; raises if that is not enough.
-
-    One end is returned as it is, several as a tuple; ``outgoing`` are the shapes to give them.
-    """
+    """Everything that ``ends`` need when ``starts`` are given; raises if that is not enough."""
     needed: set[fx.Node] = set()
     stack = list(ends)
     while stack:
@@ -142,33 +134,24 @@ def _subgraph(
     for node in module.graph.nodes:
         if node in needed and node not in starts:
             copies[node] = graph.node_copy(node, copies.__getitem__)
-    results = [copies[end] for end in ends]
-    _put_back_in_place(graph, frozenset(results))
-    for place, shape in enumerate(outgoing):
-        if ends[place].meta["val"].shape != shape:
-            results[place] = graph.call_function(aten.reshape.default, (results[place], [*shape]))
-    graph.output(results[0] if len(results) == 1 else tuple(results))
+            if _may_overwrite(node, ends):
+                copies[node].target = _IN_PLACE[node.target]
+    graph.output(tuple(copies[end] for end in ends))
     return fx.GraphModule(module, graph)
 
 
-def _put_back_in_place(graph: fx.Graph, kept: frozenset[fx.Node]) -> None:
-    """Overwrite operands that nobody else sees: functional activations cost 3 to 10 %.
+def _may_overwrite(node: fx.Node, kept: Sequence[fx.Node]) -> bool:
+    """Whether an operator may overwrite its first operand: functional ones cost 3 to 10 %.
 
-    An operand qualifies if its operator makes memory of its own, it is not ``kept`` as a result,
-    and this node is its only user: no view, no placeholder and no parameter then shares its memory.
+    The operand qualifies if its operator makes memory of its own, it is not ``kept`` as a result,
+    and this node is its only user in all of the network: no view, no piece behind this one, not the
+    pixels and no parameter then share its memory.
     """
-    for node in graph.nodes:
-        in_place = _IN_PLACE.get(node.target)
-        operand = node.args[0] if in_place is not None else None
-        if (
-            isinstance(operand, fx.Node)
-            and operand not in kept
-            and len(operand.users) == 1
-            and _is_fresh(operand)
-        ):
-            before, after = operand.meta["val"], node.meta["val"]
-            if before.shape == after.shape and before.dtype == after.dtype:
-                node.target = in_place
+    operand = node.args[0] if node.target in _IN_PLACE else None
+    if not isinstance(operand, fx.Node) or operand in kept or len(operand.users) > 1:
+        return False
+    before, after = operand.meta["val"], node.meta["val"]
+    return _is_fresh(operand) and before.shape == after.shape and before.dtype == after.dtype
 
 
 def _is_fresh(node: fx.Node) -> bool:

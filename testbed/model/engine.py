@@ -1,22 +1,21 @@
-"""Heads and tails of one archive, built once and ready to run. Needs torch alone."""
+"""Heads and tails of one archive, cut once and ready to run. Needs torch alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from testbed.errors import UserError
 from testbed.model.archive import load_archive
-from testbed.model.cut import cut_head, cut_tail, cut_whole
+from testbed.model.cut import Crossed, cut
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
 
 Crossing = Tensor | tuple[Tensor, ...]
-_Part = Callable[..., Any]
+_Piece = Callable[..., tuple[Tensor, ...]]
 
 
 class Engine:
@@ -56,10 +55,13 @@ class Engine:
         self.batch = batch
         self._device = torch.device(accelerator)
         module = load_archive(archive, archive_sha256, batch, self._device)
-        self._whole = _code(cut_whole(module), module)
-        inner = [table[s] for s in self.candidates if s not in (LOCAL, OFFLOAD)]
-        self._heads = {point.split: _code(cut_head(module, point), module) for point in inner}
-        self._tails = {point.split: _code(cut_tail(module, point), module) for point in inner}
+        # A head is the pieces before its cut and a tail those behind it: what they weigh does not
+        # grow with the number of candidates.
+        inner = [point for point in table.points[1:-1] if point.split in self.candidates]
+        pieces, crossed = cut(module, inner)
+        self._pieces = [_code(piece, module) for piece in pieces]
+        self._place = {point.split: place for place, point in enumerate(inner, 1)}
+        self._crossed = dict(zip(self._place, crossed, strict=True))
 
     def head(self, split: str, x: Tensor) -> Crossing:
         """What crosses for a split, of uint8 pixels ``(N, 3, H, W)``; ``x`` is left as it was.
@@ -72,8 +74,8 @@ class Engine:
             return x
         if split == LOCAL:
             return self.whole(x)
-        crossing: Crossing = self._run(self._heads[split], x)
-        return crossing
+        made = self._run(slice(self._place[split]), (x,), leave=self._crossed[split])
+        return made[0] if len(made) == 1 else made
 
     def tail(self, split: str, received: Crossing) -> Tensor:
         """Logits ``(N, outputs)``, float32 on the CPU, of what crossed.
@@ -81,22 +83,38 @@ class Engine:
         Owns ``received``, contiguous as :meth:`head` shapes it, and may overwrite it. ``local``
         has no tail: KeyError.
         """
+        if split == OFFLOAD:
+            assert isinstance(received, Tensor), "pixels"
+            return self.whole(received)
         tensors = received if isinstance(received, tuple) else (received,)
-        module = self._whole if split == OFFLOAD else self._tails[split]
-        logits: Tensor = self._run(module, *tensors).cpu()
-        return logits
+        behind = slice(self._place[split], None)
+        (logits,) = self._run(behind, tensors, enter=self._crossed[split])
+        return logits.cpu()
 
     def whole(self, x: Tensor) -> Tensor:
         """Logits ``(N, outputs)``, float32 on the CPU, of uint8 pixels ``(N, 3, H, W)``."""
-        logits: Tensor = self._run(self._whole, x).cpu()
-        return logits
+        (logits,) = self._run(slice(None), (x,))
+        return logits.cpu()
 
-    def _run(self, module: _Part, *tensors: Tensor) -> Any:
+    def _run(
+        self,
+        which: slice,
+        tensors: tuple[Tensor, ...],
+        enter: tuple[Crossed, ...] = (),
+        leave: tuple[Crossed, ...] = (),
+    ) -> tuple[Tensor, ...]:
+        """The tensors through the pieces, past the cut that they enter by or leave by."""
         with torch.inference_mode():
-            result = module(*(tensor.to(self._device) for tensor in tensors))
+            tensors = tuple(tensor.to(self._device) for tensor in tensors)
+            if enter:
+                tensors = tuple(c.incoming(t) for c, t in zip(enter, tensors, strict=True))
+            for piece in self._pieces[which]:
+                tensors = piece(*tensors)
+            if leave:
+                tensors = tuple(c.outgoing(t) for c, t in zip(leave, tensors, strict=True))
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
-            return result
+            return tensors
 
     def check(self, x: Tensor) -> dict[str, bool]:
         """Whether each candidate's ``tail(head(x))`` equals ``whole(x)`` bit for bit, twice.
@@ -114,12 +132,12 @@ class Engine:
         return verdict
 
 
-def _code(part: fx.GraphModule, whole: fx.GraphModule) -> _Part:
-    """A head or a tail as the code that was made of it, run on the weights of the whole.
+def _code(piece: fx.GraphModule, whole: fx.GraphModule) -> _Piece:
+    """A piece as the code that was made of it, run on the weights of the whole.
 
     Its graph and its own table of the weights, many times as large, are let go.
     """
-    return partial(type(part).forward, whole)
+    return partial(type(piece).forward, whole)
 
 
 def _sent(crossing: Crossing) -> Crossing:

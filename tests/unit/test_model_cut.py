@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from testbed.errors import TestbedError, UserError
 from testbed.model.archive import load_archive, save_archive
-from testbed.model.cut import cut_head, cut_tail, cut_whole
+from testbed.model.cut import cut
 from testbed.model.engine import Engine
 from testbed.model.export import export_program
 from testbed.model.splits import split_table
@@ -130,12 +131,11 @@ def test_every_split_equals_the_eager_model(tiny: Case, batch: int) -> None:
 
 def test_the_check_can_fail(tiny: Case) -> None:
     engine = tiny.engine(1)
-    with torch.no_grad():
-        engine._tails["2"] = engine._tails["3"]
     with pytest.raises(RuntimeError):
         engine.tail("2", engine.head("2", pixels(1))[:, :4])
-    engine._tails["0"] = engine._tails["1"]
-    assert not engine.check(pixels(1))["0"]
+    piece, calls = engine._pieces[2], count()
+    engine._pieces[2] = lambda *tensors: tuple(t + next(calls) for t in piece(*tensors))
+    assert not any(engine.check(pixels(1)).values())
 
 
 def test_what_crosses_has_the_tables_shape(tiny: Case) -> None:
@@ -155,26 +155,24 @@ def test_a_tail_gives_the_same_for_the_same_bytes_again(tiny: Case) -> None:
         assert torch.equal(engine.tail(split, crossing.clone()), first)
 
 
-def test_heads_and_tails_share_one_set_of_weights(tiny: Case) -> None:
-    module, point = tiny.graph(1), tiny.table["2"]
-    whole = {p.data_ptr() for p in cut_whole(module).state_dict().values()}
-    head = {p.data_ptr() for p in cut_head(module, point).state_dict().values()}
-    tail = {p.data_ptr() for p in cut_tail(module, point).state_dict().values()}
-    assert head
-    assert tail
-    assert head | tail == whole
-    assert not head & tail
+def test_all_pieces_run_on_one_set_of_weights(tiny: Case) -> None:
+    engine = tiny.engine(1)
+    assert len(engine._pieces) == len(tiny.splits) - 1
+    assert len({id(piece.args[0]) for piece in engine._pieces}) == 1
 
 
 def test_activations_are_put_back_in_place_and_nothing_shared_is(tiny: Case) -> None:
-    whole = cut_whole(tiny.graph(1))
-    targets = [str(node.target) for node in whole.graph.nodes]
-    assert "aten.hardtanh_.default" in targets  # the stem's, on a convolution's output
-    assert "aten.silu_.default" not in targets  # its operand comes from a pool: not known as fresh
-    for node in whole.graph.nodes:
-        if str(node.target).split(".")[-2:-1] and str(node.target).split(".")[-2].endswith("_"):
-            assert len(node.args[0].users) == 1
-            assert node.args[0].op == "call_function"
+    graph = tiny.graph(1)
+    for points in ([], tiny.table.points[1:-1]):
+        pieces, _ = cut(graph, points)
+        nodes = [node for piece in pieces for node in piece.graph.nodes]
+        targets = [str(node.target) for node in nodes]
+        assert "aten.hardtanh_.default" in targets  # the stem's, on a convolution's output
+        # Its operand comes from a pool, which is not known as fresh.
+        assert "aten.silu_.default" not in targets
+        for node in nodes:
+            if str(node.target).split(".")[-2:-1] and str(node.target).split(".")[-2].endswith("_"):
+                assert len(node.args[0].users) == 1
 
 
 def test_sizes_are_constants_of_the_batch(tiny: Case) -> None:
@@ -199,7 +197,7 @@ def test_a_table_of_another_archive_is_refused(tiny: Case) -> None:
     module = tiny.graph(1)
     inside = next(n.name for n in module.graph.nodes if n.name.startswith("conv2d_1"))
     with pytest.raises(TestbedError, match="alone does not make"):
-        cut_tail(module, replace(tiny.table["1"], nodes=(inside,)))
+        cut(module, [replace(tiny.table["1"], nodes=(inside,))])
 
 
 def test_an_altered_or_unreadable_archive_is_refused(tiny: Case, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from testbed.errors import UserError
-from testbed.model.archive import load_archive, save_archive
-from testbed.model.cut import cut_head, cut_tail, cut_whole
+from testbed.model.archive import save_archive
+from testbed.model.engine import Engine
 from testbed.model.export import export_program
 from testbed.model.splits import LAYER, split_table
 from testbed.model.table import SplitTable
@@ -111,25 +111,28 @@ def check_every_cut(network: nn.Module, batch: int) -> SplitTable:
     """Head, copy, tail, twice on the same pixels, against the eager network."""
     program, tracer = export_program(network, RESOLUTION)
     table = split_table(network, program, "random", RESOLUTION, LAYER, tracer)
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder) / "model"
-        sha256 = save_archive(program, archive)
-        module = load_archive(archive, sha256, batch, torch.device("cpu"))
     pixels = torch.randint(0, 256, (batch, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8)
     before = pixels.clone()
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     with torch.inference_mode():
         expected = network((pixels.float() / 255 - mean) / std)
-        assert torch.equal(cut_whole(module)(pixels), expected)
-        for point in table.points[1:-1]:
-            head, tail = cut_head(module, point), cut_tail(module, point)
+    for candidates in ("all", ["0"], table.candidates("all")[2:-1:3]):
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder) / "model"
+            sha256 = save_archive(program, archive)
+            cuts = table.candidates(candidates)
+            engine = Engine(archive, sha256, table, cuts, batch=batch)
+        assert torch.equal(engine.whole(pixels), expected)
+        for split in cuts[1:-1]:
+            point = table[split]
             for _ in range(2):
-                out = head(pixels)
+                out = engine.head(split, pixels)
                 crossing = out if isinstance(out, tuple) else (out,)
                 assert [tuple(t.shape) for t in crossing] == [(batch, *s) for s in point.shapes]
                 sent = [t.clone(memory_format=torch.contiguous_format) for t in crossing]
-                assert torch.equal(tail(*sent), expected), (point.split, point.name)
+                tail = engine.tail(split, tuple(sent) if len(sent) > 1 else sent[0])
+                assert torch.equal(tail, expected), (split, point.name)
     assert torch.equal(pixels, before)
     return table
 
