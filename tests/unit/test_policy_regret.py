@@ -161,7 +161,7 @@ def lost(scenario: str, policy: str, runs: int = 8) -> float:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_dynamic_loses_little_to_the_one_that_knows(scenario) -> None:
     constant = len(SCENARIOS[scenario][0]) == 1 and not SCENARIOS[scenario][1]
-    assert lost(scenario, "dynamic") < (0.03 if constant else 0.07)
+    assert lost(scenario, "dynamic") < (0.03 if constant else 0.09)
     assert lost(scenario, "clairvoyant") < lost(scenario, "dynamic") + 0.01
     assert lost(scenario, "random", 2) > 3 * lost(scenario, "dynamic")
 
