@@ -21,6 +21,7 @@ def draw_prediction(queries: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """Latency in ms, and the uplink's rate in Mbit/s where one was estimated."""
     told = predicted(queries)
     estimated = told.dropna(subset=["rate_est_bps", "up_bps"])
+    estimated = estimated[estimated["up_bps"] > 0]  # in an outage nothing is set
     figure = new_figure(4.7)
     panels = figure.subplots(1, 2 if len(estimated) else 1, squeeze=False)[0]
     _against(panels[0], told, ("predicted_ns", "e2e_ns"), 1e-6, colours)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -70,8 +70,11 @@ def _offered_bytes(changes: Sequence[Record], begin_ns: int, end_ns: int) -> int
     return bits // (8 * 10**9)
 
 
-def carried_reasons(records: Sequence[Record]) -> list[str]:
-    """One line for each direction that carried more than it was set to, or dropped too much."""
+def carried_reasons(records: Sequence[Record], cut: Collection[str] = ()) -> list[str]:
+    """One line for each direction that carried more than it was set to, or dropped too much.
+
+    In the directions ``cut`` drops were asked for.
+    """
     reasons = []
     for direction in sorted({record["direction"] for record in records}):
         seconds = list(seconds_of(records, direction))
@@ -82,7 +85,7 @@ def carried_reasons(records: Sequence[Record]) -> list[str]:
                 f"set, at worst {worst.carried} of {worst.offered} link bytes"
             )
         drops, packets = sum(s.drops for s in seconds), sum(s.packets for s in seconds)
-        if drops > DROP_SHARE * (packets + drops):
+        if direction not in cut and drops > DROP_SHARE * (packets + drops):
             reasons.append(
                 f"link: {direction}: the queue dropped {drops} of {packets + drops} packets "
                 f"(bound {DROP_SHARE:.0%}); a longer queue, or another congestion control"

@@ -18,7 +18,7 @@ from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.plan import PlannedRun, schedule_json
 from testbed.orchestrator.session import OnRecord, Session
 from testbed.orchestrator.store import RunFolder
-from testbed.orchestrator.validity import judge
+from testbed.orchestrator.validity import judge, unexplained
 from testbed.traces.trace import Schedule
 
 # Beyond the run's own length: warm-up over the slowest rate, the last query's time-out.
@@ -59,7 +59,8 @@ def execute(
     def keep(role: str, file: str, record: dict[str, Any]) -> None:
         folder.append(file, record)
         if file == "queries" and record["kind"] == "measured":
-            run.not_ok += record["status"] not in ("ok", "dropped")
+            if record["status"] not in ("ok", "dropped"):
+                run.not_ok_due_ns.append(record["t_due_ns"])
             run.heads_ns.setdefault(record["split"], []).append(record["head_ns"])
         elif file == "link":
             run.link_records.append(record)
@@ -91,7 +92,7 @@ class _Run:
         self.done: dict[str, Any] = {}
         self.t0_ns: dict[str, int] = {}
         self.going: list[str] = []
-        self.not_ok = 0
+        self.not_ok_due_ns: list[int] = []
         self.heads_ns: dict[str, list[int]] = {}
         self.link_records: list[dict[str, Any]] = []
         self.environments = session.environments()
@@ -207,11 +208,13 @@ class _Run:
         shaped = {n: self.done[n]["shaped"] for n in session.link_roles if n in self.done}
         self.folder.write("qdisc.after.json", shaped)
         pairs = self._environments_after(reasons)
+        schedules = self.conditions.schedules
+        begun_ns = self.done.get("device", {}).get("t0_ns", 0)
         found = judge(
             self.done,
             self.conditions.step_ns,
             session.link_roles,
-            self.not_ok,
+            unexplained((due_ns - begun_ns for due_ns in self.not_ok_due_ns), schedules.values()),
             hosts=pairs,
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
             heads_ns=self.heads_ns,
@@ -220,7 +223,8 @@ class _Run:
         )
         assert session.link_check is not None, "the session is open"
         unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]
-        carried = carried_reasons(self.link_records)
+        cut = [side for side, schedule in schedules.items() if schedule.outages]
+        carried = carried_reasons(self.link_records, cut)
         validity = "degraded" if carried else found.validity
         trusted = state == "complete" and not unverified
         return self.folder.finish(

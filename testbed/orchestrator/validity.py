@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from testbed.traces.trace import Schedule
+
 # A change that comes later than this share of a step is not the trace any more.
 LATE_SHARE_OF_STEP = 0.10
 # Beyond this share of time stolen by neighbours, latencies say more about them than about us.
@@ -18,6 +20,8 @@ FREQUENCY_SHARE = 0.10
 CLOCK_BOUND_NS = 5_000_000
 # Heads this far from the profile make every prediction wrong by about as much.
 STALE_SHARE = 0.25
+# After an outage TCP sends again at intervals of its own, and a connection is made anew.
+RECOVERY_NS = 1_000_000_000
 _STALE_QUERIES = 8  # fewer tell nothing about a median
 
 
@@ -51,7 +55,7 @@ def judge(
         done: each role's last message.
         step_ns: of the link's schedule.
         link_roles: names of the link roles in ``done``.
-        not_ok: measured queries that fell back or failed.
+        not_ok: measured queries that fell back or failed, those that an outage explains apart.
         hosts: each host's environment before and after.
         clock_bounds_ns: how far off each host's clock offset may be.
         heads_ns: head durations measured in the run, by split.
@@ -72,6 +76,22 @@ def judge(
         inside.append(f"policy: fell back to local after an error: {device['policy_fault']}")
     reasons = (*outside, *inside)
     return Judgement("degraded" if reasons else "valid", reasons, bool(outside))
+
+
+def unexplained(dues_ns: Iterable[int], schedules: Iterable[Schedule]) -> int:
+    """How many of the queries due at these times of the run no outage explains.
+
+    An outage that the experiment asked for explains those due in it, or soon after its end.
+    """
+    return sum(not any(_cut(due_ns, schedule) for schedule in schedules) for due_ns in dues_ns)
+
+
+def _cut(due_ns: int, schedule: Schedule) -> bool:
+    at_ns = due_ns % schedule.duration_ns if schedule.end == "loop" else due_ns
+    return any(
+        begun_ns <= at_ns < begun_ns + length_ns + RECOVERY_NS
+        for begun_ns, length_ns in schedule.outages
+    )
 
 
 def _late(done: Mapping[str, Any], step_ns: int, link_roles: Iterable[str]) -> Iterator[str]:

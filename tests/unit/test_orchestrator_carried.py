@@ -56,6 +56,7 @@ def test_a_second_may_not_carry_more_than_was_set(size: int, believed: bool) -> 
 def test_many_drops_are_a_reason() -> None:
     records = [change(0, 8 * MBIT), sample(1, 0), sample(2, 0, packets=940, drops=60)]
     assert "dropped 60 of 1000 packets" in carried_reasons(records)[0]
+    assert carried_reasons(records, cut=["uplink"]) == []  # an outage was asked for
     records[-1] = sample(2, 0, packets=960, drops=40)
     assert carried_reasons(records) == []
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from testbed.errors import TestbedError, UserError
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.store import RunFolder, new_campaign, newest_campaign
-from testbed.orchestrator.validity import Judgement, judge
+from testbed.orchestrator.validity import Judgement, judge, unexplained
 from testbed.records import sha256_file
+from testbed.traces.trace import Schedule
 
 
 def test_records_are_on_disk_before_the_run_ends(tmp_path) -> None:
@@ -94,6 +96,16 @@ def test_a_doubt_is_told_with_its_reason(done, not_ok, told) -> None:
     assert found.validity == "degraded"
     assert told in found.reasons[0]
     assert found.disturbed == (not_ok == 0)
+
+
+def test_what_an_outage_explains_is_no_doubt() -> None:
+    outages = ((5 * 10**9, 10**9),)
+    cut = Schedule(((0, 10**7),), 10 * 10**9, "loop", 1, 0, outages=outages)
+    whole = Schedule.constant(10**7)
+    dues_ns = [round(t_s * 1e9) for t_s in (1, 4.9, 5, 5.9, 6.9, 7.1, 15.5)]
+    assert unexplained(dues_ns, [cut, whole]) == 3
+    assert unexplained(dues_ns, [replace(cut, end="hold"), whole]) == 4
+    assert unexplained(dues_ns, [whole]) == 7
 
 
 def test_a_quiet_run_is_valid() -> None:
