@@ -25,11 +25,23 @@ def recovery(data: Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def outages_of(run: Run) -> list[tuple[float, float]]:
+    """(beginning, length) in seconds of the uplink's outages, in every lap of the run."""
+    schedule = run.schedules["uplink"]
+    outages = [(t / 1e9, n / 1e9) for t, n in schedule.get("outages", [])]
+    if not outages or schedule["end"] != "loop":
+        return outages
+    lap_s = schedule["duration_ns"] / 1e9
+    laps = range(int(run.duration_s // lap_s) + 1)
+    again = [(lap * lap_s + begun_s, length_s) for lap in laps for begun_s, length_s in outages]
+    return [(begun_s, length_s) for begun_s, length_s in again if begun_s < run.duration_s]
+
+
 def _of_run(data: Dataset, run: Run) -> Iterator[dict[str, Any]]:
     queries = measured(data.queries[data.queries["run_id"] == run.run_id])
     end_s = queries["t_s"] + (queries["e2e_ns"] + queries["t_due_ns"] - queries["t_start_ns"]) / 1e9
     crossed_s = end_s[(queries["status"] == "ok") & (queries["bytes_up"] > 0)]
-    outages = [(t / 1e9, n / 1e9) for t, n in run.schedules["uplink"].get("outages", [])]
+    outages = outages_of(run)
     for index, (begun_s, length_s) in enumerate(outages):
         back_s = begun_s + length_s
         last = index + 1 == len(outages)

@@ -100,8 +100,9 @@ def with_floor(data: Dataset) -> pd.DataFrame:
         rows = data.queries.iloc[by_run.get(run.run_id, [])].copy()
         up, down = (rate_steps(data, run, side) for side in ("uplink", "downlink"))
         rows["up_bps"] = up.at(rows["t_s"].to_numpy(dtype=float))
-        rows["transfer_ns"] = transfer_ns(rows, up, down)
         remote = rows["bytes_up"] > 0
+        # In an outage even nothing would wait for the link's return.
+        rows["transfer_ns"] = transfer_ns(rows, up, down) * remote
         rows["floor_ns"] = (
             rows["head_ns"]
             + rows["tail_ns"].fillna(0)

@@ -23,6 +23,7 @@ FIDELITY_GRAVE = 0.20
 # Repeated runs needed before an order effect can be told from chance, and the chance allowed.
 _ORDER_RUNS = 8
 _ORDER_P = 0.01
+_GROWING_SHARE = 0.5
 
 
 class Doubt(NamedTuple):
@@ -45,6 +46,7 @@ def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> lis
     notes = (
         _transfer_doubts(transfers, FIDELITY_BOUND, FIDELITY_GRAVE),
         _query_doubts(queries),
+        _overload_doubts(data),
         _trace_doubts(data),
         _axis_doubts(data),
         _host_doubts(data),
@@ -138,6 +140,21 @@ def _query_doubts(queries: pd.DataFrame) -> Iterator[str]:
         ):
             if count := int((rows["status"] == status).sum()):
                 yield f"{run_id}: {count} of {len(rows)} queries {told}."
+
+
+def _overload_doubts(data: Dataset) -> Iterator[str]:
+    """Runs whose queries fell due faster than the device was done with them."""
+    for run in data.runs:
+        told = (run.manifest or {}).get("device", {})
+        arrived, left, most = (told.get(k) or 0 for k in ("arrived", "backlog_end", "backlog_most"))
+        # A queue that is near its longest when the run ends was still growing.
+        if left > max(2, _GROWING_SHARE * most):
+            done_s = (arrived - left) / run.duration_s
+            yield (
+                f"{run.run_id}: the backlog grew: {arrived / run.duration_s:.3g} queries a second "
+                f"fell due and {done_s:.3g} were done; {left} of {arrived} never began, and "
+                "latencies tell how long the run was."
+            )
 
 
 def _transfer_doubts(transfers: pd.DataFrame, low: float, high: float) -> Iterator[str]:

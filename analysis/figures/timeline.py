@@ -14,12 +14,17 @@ from analysis.dataset import Dataset, Run
 from analysis.figures.style import GREY, log_ticks, new_figure
 from analysis.metrics import counted
 from analysis.policies import ordered_policies, ordered_splits, policy_label, split_label
+from analysis.recovery import outages_of
 from analysis.replay import rate_steps
 from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES
 
 _ROW_IN = 1.15
 # No policy has a grey, so rate, throughput and estimate are never taken for one.
 _CARRIED = "#CDD3D8"
+_OUTAGE = "#FFF1DC"
+
+_OUTAGE_KEY = Patch(color=_OUTAGE, label="outage")
+_FALLBACK_KEY = Line2D([], [], color="black", marker="x", ms=4, linestyle="", label="fallback")
 
 
 def draw_timeline(
@@ -39,6 +44,9 @@ def draw_timeline(
         rows = done[done["run_id"] == run.run_id].sort_values("t_s")
         _rates(left, data, run, rows)
         _latency(right, rows, colours)
+        for begun_s, length_s in outages_of(run):
+            for axes in (left, right):
+                axes.axvspan(begun_s, begun_s + length_s, color=_OUTAGE, zorder=0, linewidth=0)
         left.set_ylabel(policy_label(policy), color=colours[policy], fontweight="bold")
     for left, right in grid[:1]:
         left.set_title("uplink, Mbit/s")
@@ -49,7 +57,9 @@ def draw_timeline(
     _scale(grid[0, 1], done[done["run_id"].isin([r.run_id for r in runs])]["e2e_ns"] / 1e6)
     for axes in grid[-1]:
         axes.set_xlabel("seconds since the run began")
-    _legend(figure, ordered_splits(done["split"]), colours)
+    more: list[Artist] = [_OUTAGE_KEY] if any(outages_of(run) for run in runs) else []
+    more += [_FALLBACK_KEY] if (done["status"] == "fallback").any() else []
+    _legend(figure, ordered_splits(done["split"]), colours, more)
     return figure
 
 
@@ -95,7 +105,11 @@ def _rates(axes: Axes, data: Dataset, run: Run, rows: pd.DataFrame) -> None:
 def _latency(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
     for split, part in rows.groupby("split"):
         colour = colours[str(split)]
-        axes.plot(part["t_s"], part["e2e_ns"] / 1e6, ".", color=colour, ms=4.5, rasterized=True)
+        for fell, mark, size in ((False, ".", 4.5), (True, "x", 4.0)):
+            some = part[(part["status"] == "fallback") == fell]
+            axes.plot(
+                some["t_s"], some["e2e_ns"] / 1e6, mark, color=colour, ms=size, rasterized=True
+            )
         spans = _spans(rows, part)
         axes.broken_barh(
             spans, (0.0, 0.07), transform=axes.get_xaxis_transform(), facecolors=colour, linewidth=0
@@ -111,7 +125,7 @@ def _spans(rows: pd.DataFrame, part: pd.DataFrame) -> list[tuple[float, float]]:
     return list(zip(begun, ended - begun, strict=True))
 
 
-def _legend(figure: Figure, splits: list[str], colours: dict[str, str]) -> None:
+def _legend(figure: Figure, splits: list[str], colours: dict[str, str], more: list[Artist]) -> None:
     handles: list[Artist] = [
         Line2D([], [], color=GREY, linewidth=1.4, label="rate set"),
         Patch(color=_CARRIED, label="throughput"),
@@ -121,4 +135,5 @@ def _legend(figure: Figure, splits: list[str], colours: dict[str, str]) -> None:
         Line2D([], [], color=colours[s], marker="s", linestyle="", label=split_label(s))
         for s in splits
     ]
+    handles += more
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))

@@ -61,7 +61,9 @@ def execute(
         if file == "queries" and record["kind"] == "measured":
             if record["status"] not in ("ok", "dropped"):
                 run.not_ok_due_ns.append(record["t_due_ns"])
-            run.heads_ns.setdefault(record["split"], []).append(record["head_ns"])
+            elif record["predicted_ns"]:
+                off = record["e2e_ns"] / record["predicted_ns"]
+                run.off_predicted.setdefault(record["split"], []).append(off)
         elif file == "link":
             run.link_records.append(record)
         on_record(role, file, record)
@@ -93,7 +95,7 @@ class _Run:
         self.t0_ns: dict[str, int] = {}
         self.going: list[str] = []
         self.not_ok_due_ns: list[int] = []
-        self.heads_ns: dict[str, list[int]] = {}
+        self.off_predicted: dict[str, list[float]] = {}
         self.link_records: list[dict[str, Any]] = []
         self.environments = session.environments()
         for host, found in self.environments.items():
@@ -217,9 +219,8 @@ class _Run:
             unexplained((due_ns - begun_ns for due_ns in self.not_ok_due_ns), schedules.values()),
             hosts=pairs,
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
-            heads_ns=self.heads_ns,
             # What a fixed choice measured holds whatever the profile says.
-            profile=self.conditions.profile if self._chooses else None,
+            off_predicted=self.off_predicted if self._chooses else None,
         )
         assert session.link_check is not None, "the session is open"
         unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]

@@ -18,7 +18,7 @@ NOT_OK_SHARE = 0.01
 FREQUENCY_SHARE = 0.10
 # Beyond this, device and router cannot be set on one axis of 100 ms steps.
 CLOCK_BOUND_NS = 5_000_000
-# Heads this far from the profile make every prediction wrong by about as much.
+# Beyond this a split was mispredicted although its own queries correct the profile.
 STALE_SHARE = 0.25
 # After an outage TCP sends again at intervals of its own, and a connection is made anew.
 RECOVERY_NS = 1_000_000_000
@@ -46,8 +46,7 @@ def judge(
     *,
     hosts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
     clock_bounds_ns: Mapping[str, int] | None = None,
-    heads_ns: Mapping[str, Sequence[int]] | None = None,
-    profile: Mapping[str, Any] | None = None,
+    off_predicted: Mapping[str, Sequence[float]] | None = None,
 ) -> Judgement:
     """What speaks against a run.
 
@@ -58,8 +57,7 @@ def judge(
         not_ok: measured queries that fell back or failed, those that an outage explains apart.
         hosts: each host's environment before and after.
         clock_bounds_ns: how far off each host's clock offset may be.
-        heads_ns: head durations measured in the run, by split.
-        profile: what the policies were told.
+        off_predicted: measured ÷ predicted times of the run's queries, by split.
     """
     outside = [
         *_late(done, step_ns, link_roles),
@@ -69,7 +67,7 @@ def judge(
     ]
     device = done.get("device", {})
     queries = device.get("queries", 0)
-    inside = list(_stale(heads_ns or {}, profile))
+    inside = list(_stale(off_predicted or {}))
     if not_ok > NOT_OK_SHARE * queries:
         inside.append(f"device: {not_ok} of {queries} queries fell back to the device or failed")
     if device.get("policy_fault"):
@@ -132,16 +130,13 @@ def _clocks(bounds_ns: Mapping[str, int]) -> Iterator[str]:
             )
 
 
-def _stale(
-    heads_ns: Mapping[str, Sequence[int]], profile: Mapping[str, Any] | None
-) -> Iterator[str]:
-    for split, measured in heads_ns.items():
-        told_ns = (profile or {}).get("candidates", {}).get(split, {}).get("head_ns", 0)
-        if len(measured) < _STALE_QUERIES or told_ns < 1_000_000:
+def _stale(off_predicted: Mapping[str, Sequence[float]]) -> Iterator[str]:
+    for split, ratios in off_predicted.items():
+        if len(ratios) < _STALE_QUERIES:
             continue
-        off = median(measured) / told_ns - 1
+        off = median(ratios) - 1
         if abs(off) > STALE_SHARE:
             yield (
-                f"profile: stale for {split}: heads take {abs(off):.0%} "
-                f"{'more' if off > 0 else 'less'} than it says; profile again"
+                f"profile: stale for {split}: queries take {abs(off):.0%} "
+                f"{'more' if off > 0 else 'less'} than predicted; profile again"
             )

@@ -68,6 +68,7 @@ class Agent:
         self._load = ReplyEstimator(idle=1.0)
         self._wait = ReplyEstimator(idle=0.0, samples=2)
         self._heads: dict[str, HeadEstimator] = {}
+        self._measured: dict[str, tuple[int, Candidate]] = {}  # until when, and as measured
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -97,7 +98,7 @@ class Agent:
         rate_bps = self._rate.rate_bps
         state = State(
             now_ns,
-            tuple(self._as_measured(candidate, now_ns) for candidate in self._candidates),
+            self._as_measured(now_ns),
             rate_bps,
             self._rate.age_ns(now_ns),
             self._load.value(now_ns),
@@ -115,12 +116,22 @@ class Agent:
         settling = self._policy.settling
         return Decision(split, rate_bps, state.load, predicted_ns, settling, state.wait_ns)
 
-    def _as_measured(self, candidate: Candidate, now_ns: int) -> Candidate:
-        """With the head time that this run shows, where that is known and fresh."""
-        seen = self._heads.get(candidate.split)
-        if seen is None:
-            return candidate
-        return replace(candidate, head_ns=round(candidate.head_ns * seen.value(now_ns)))
+    def _as_measured(self, now_ns: int) -> tuple[Candidate, ...]:
+        """The candidates with the head times that this run shows, where those are fresh."""
+        for split, (until_ns, _) in list(self._measured.items()):
+            if now_ns > until_ns:
+                del self._measured[split]
+        return tuple(
+            self._measured[c.split][1] if c.split in self._measured else c for c in self._candidates
+        )
+
+    def _measure_head(self, profiled: Candidate, outcome: Outcome) -> None:
+        # Here and not at the decision: a query waits for that.
+        heads = self._heads.setdefault(profiled.split, HeadEstimator())
+        ratio = heads.add(outcome.now_ns, outcome.head_ns / profiled.head_ns)
+        until_ns = outcome.now_ns + heads.WINDOW_NS
+        measured = replace(profiled, head_ns=round(profiled.head_ns * ratio))
+        self._measured[profiled.split] = (until_ns, measured)
 
     def _predict_ns(self, split: str, state: State) -> int | None:
         candidate = next((c for c in state.candidates if c.split == split), None)
@@ -146,8 +157,7 @@ class Agent:
             self._ratios.append(outcome.e2e_ns / predicted_ns)
         profiled = self._by_split.get(outcome.split)
         if profiled is not None and profiled.head_ns > 0 and outcome.kind == "measured":
-            seen = self._heads.setdefault(outcome.split, HeadEstimator())
-            seen.add(outcome.now_ns, outcome.head_ns / profiled.head_ns)
+            self._measure_head(profiled, outcome)
         if outcome.status == "ok":
             if outcome.span_bytes is not None and outcome.span_ns is not None:
                 self._rate.add(outcome.now_ns, outcome.span_bytes, outcome.span_ns)

@@ -143,11 +143,8 @@ class HeadEstimator:
     def __init__(self) -> None:
         self._ratios: deque[tuple[int, float]] = deque(maxlen=12)
 
-    def add(self, now_ns: int, ratio: float) -> None:
-        """Take one head's time ÷ its profiled time."""
+    def add(self, now_ns: int, ratio: float) -> float:
+        """Take one head's time ÷ its profiled time; the mean from now on, for ``WINDOW_NS``."""
         self._ratios.append((now_ns, ratio))
-
-    def value(self, now_ns: int) -> float:
-        """The ratio now; 1 before the first head and after a long time without."""
         fresh = [ratio for t_ns, ratio in self._ratios if now_ns - t_ns <= self.WINDOW_NS]
         return (sum(fresh) + self.PROFILE_WEIGHT) / (len(fresh) + self.PROFILE_WEIGHT)

@@ -102,7 +102,7 @@ def outage_data() -> Any:
     outages = [[10**9, 10**9], [3 * 10**9, 10**9]]
     run = SimpleNamespace(
         run_id="r", link="gone", load="none", policy="dynamic", trial=0, duration_s=5.0,
-        schedules={"uplink": {"outages": outages}},
+        schedules={"uplink": {"outages": outages, "end": "hold"}},
     )  # fmt: skip
     local = SimpleNamespace(**{**vars(run), "policy": "local"})
     return SimpleNamespace(queries=queries, runs=(run, local))

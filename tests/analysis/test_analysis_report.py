@@ -152,6 +152,18 @@ def test_interrupted_campaign_says_so_first(make_campaign: Maker) -> None:
     assert "There is no profile" in doubts
 
 
+def test_a_backlog_that_grew_is_told(make_campaign: Maker) -> None:
+    root = make_campaign(policies=("local", "offload"), duration_s=2)
+    for name, left in (("local", 30), ("offload", 2)):
+        (run,) = root.glob(f"*.{name}.*")
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["device"] |= {"arrived": 50, "backlog_end": left, "backlog_most": 31}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+    doubts = _doubts(root)
+    assert "local.t0.abc123: the backlog grew: 25.0 queries a second fell due and 10.0" in doubts
+    assert doubts.count("backlog") == 1
+
+
 def test_degraded_altered_and_failed_are_told(make_campaign: Maker) -> None:
     root = make_campaign(policies=("local", "offload"), duration_s=2)
     (run,) = root.glob("*.offload.*")

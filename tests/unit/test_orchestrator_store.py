@@ -123,11 +123,8 @@ def test_a_quiet_run_is_valid() -> None:
         ({"hosts": {"d": ({"governor": "performance"}, {"governor": "powersave"})}}, "powersave"),
         ({"clock_bounds_ns": {"d": 9_000_000}}, "known to 9.0 ms only"),
         (
-            {
-                "heads_ns": {"3": [20_000_000] * 8},
-                "profile": {"candidates": {"3": {"head_ns": 10_000_000}}},
-            },
-            "stale for 3: heads take 100% more",
+            {"off_predicted": {"3": [2.0] * 8, "5": [2.0] * 7, "11": [1.2] * 8}},
+            "stale for 3: queries take 100% more than predicted",
         ),
     ],
 )
