@@ -160,7 +160,7 @@ def test_a_backlog_that_grew_is_told(make_campaign: Maker) -> None:
         manifest["device"] |= {"arrived": 50, "backlog_end": left, "backlog_most": 31}
         (run / "manifest.json").write_text(json.dumps(manifest))
     doubts = _doubts(root)
-    assert "local.t0.abc123: the backlog grew: 25.0 queries a second fell due and 10.0" in doubts
+    assert "local.t0.abc123: the backlog grew: 25 queries a second fell due and 10 were" in doubts
     assert doubts.count("backlog") == 1
 
 

@@ -56,7 +56,7 @@ def outage(server: Server, run: Run, kind: str, length_s: float) -> Outage:
 def told(name: str, outages: list[Outage]) -> float:
     """Print one line; returns the longest recovery in ms."""
     again = [o.again_ms for o in outages]
-    p95 = quantiles(again, n=20)[-1] if len(again) > 1 else again[0]
+    p95 = quantiles(again, n=20)[-1] if len(again) >= 20 else max(again)
     print(f"{name:22s}{len(again):5d}{median(again):10.0f}{p95:10.0f}{max(again):10.0f}")
     return max(again)
 
