@@ -43,6 +43,7 @@ def condition_tables(data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame)
         _server_estimate(data, queries),
         _transfers(data, queries),
         _traffic(queries),
+        _accuracy(queries),
     ]
     return [table for table in made if len(table.frame)]
 
@@ -232,5 +233,22 @@ def _traffic(queries: pd.DataFrame) -> Table:
             ("down kB a query", lambda row: number(row["down_bytes_a_query"] / 1e3)),
             ("probes", count("probes")),
             ("probes' share of bytes", share("probe_byte_share")),
+        ),
+    )
+
+
+def _accuracy(queries: pd.DataFrame) -> Table:
+    return Table(
+        "accuracy",
+        "Accuracy beside latency",
+        "Of the labelled images that the queries were made of, over all policies; local is the "
+        "whole model. Images repeat: n counts them each time.",
+        metrics.accuracy(queries),
+        (
+            ("split", lambda row: split_label(row["split"])),
+            ("encoding", lambda row: row["encoding"] or "nothing crosses"),
+            ("n", count("images")),
+            ("right", share("accuracy")),
+            ("mean ms", num("mean_ms")),
         ),
     )

@@ -28,7 +28,7 @@ _STREAMS = {
         text="device kind split encoding status",
         whole="query batch t_due_ns t_start_ns decide_ns head_ns encode_ns send_ns uplink_ns "
         "server_wait_ns decode_ns tail_ns reply_ns e2e_ns bytes_up bytes_down network_ns "
-        "span_bytes span_ns steal_ticks wait_est_ns",
+        "span_bytes span_ns steal_ticks wait_est_ns correct",
         real="rate_est_bps load_est predicted_ns",
         truth="late",
     ),

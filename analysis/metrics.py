@@ -212,3 +212,25 @@ def transfers(queries: pd.DataFrame, base_network_ns: float) -> pd.DataFrame:
         ratio = part["network_ns"] / (part["transfer_ns"] + base_network_ns)
         rows.append({"policy": policy, **_errors(ratio)})
     return pd.DataFrame(rows)
+
+
+def accuracy(queries: pd.DataFrame) -> pd.DataFrame:
+    """Per split and encoding: the share of images classified rightly, beside the latency.
+
+    Only of queries on labelled images whose logits came to the device; ``local`` is the whole
+    model, which loses nothing.
+    """
+    told = counted(queries).dropna(subset=["correct"])
+    rows = []
+    for split in ordered_splits(told["split"]):
+        for encoding, part in told[told["split"] == split].groupby("encoding"):
+            rows.append(
+                {
+                    "split": split,
+                    "encoding": encoding,
+                    "images": int(part["batch"].sum()),
+                    "accuracy": float(part["correct"].sum() / part["batch"].sum()),
+                    "mean_ms": float(part["e2e_ns"].mean()) / _MS,
+                }
+            )
+    return pd.DataFrame(rows)

@@ -159,9 +159,22 @@ def profile_table(sweep: Sweep) -> Table:
     )
 
 
+def _total_ms(sweep: Sweep, encoding: str, split: str, batch: int) -> float:
+    """The predicted latency of one encoding at the rate that the profile was measured at."""
+    pixels, features = sweep.measured_variant
+    variant = Variant(encoding, features) if split == OFFLOAD else Variant(pixels, encoding)
+    return float(latencies(sweep, variant, batch, [sweep.profile["rate_bps"]])[split][0])
+
+
 def encodings_table(sweep: Sweep) -> Table:
     """What each encoding costs and loses, at the largest batch size."""
     batch = sweep.batches[-1]
+    labelled = any(
+        "accuracy" in found
+        for rows in sweep.encodings[str(batch)].values()
+        for found in rows.values()
+    )
+    real = sweep.experiment.get("inputs", "synthetic") != "synthetic"
     rows = [
         {
             "encoding": name,
@@ -172,6 +185,9 @@ def encodings_table(sweep: Sweep) -> Table:
             "top1_share": found.get("top1_share"),
             "max_abs": found.get("max_abs"),
             "mean_abs": found.get("mean_abs"),
+            "accuracy": found.get("accuracy"),
+            "whole_accuracy": found.get("whole_accuracy"),
+            "total_ms": _total_ms(sweep, name, split, batch),
         }
         for name, splits in sweep.encodings[str(batch)].items()
         for split, found in splits.items()
@@ -181,7 +197,9 @@ def encodings_table(sweep: Sweep) -> Table:
         f"What crosses, at batch {batch}",
         "Bytes of one query. Encoding is timed on the device, decoding on the server. Agreement is "
         "with the whole model: the share of images that keep their class, and differences of "
-        "logits; the images are synthetic, with the spectrum of photographs.",
+        "logits; the images are "
+        + ("the experiment's own. " if real else "synthetic, with the spectrum of photographs. ")
+        + f"The latency is predicted, at the profile's {sweep.profile['rate_bps'] / 1e6:g} Mbit/s.",
         pd.DataFrame(rows),
         (
             ("encoding", text("encoding")),
@@ -192,5 +210,11 @@ def encodings_table(sweep: Sweep) -> Table:
             ("same class", share("top1_share")),
             ("largest difference", num("max_abs")),
             ("mean difference", num("mean_abs")),
+            *(
+                (("right", share("accuracy")), ("whole model", share("whole_accuracy")))
+                if labelled
+                else ()
+            ),
+            ("latency ms", ms("total")),
         ),
     )

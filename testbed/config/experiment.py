@@ -17,6 +17,7 @@ POLICIES = (
     *("local", "offload", "dynamic", "dynamic+hysteresis", "robust", "deadline"),
     *("neurosurgeon", "ans", "clairvoyant", "random"),
 )
+_INPUTS = re.compile(r"synthetic|(images|pack):.+|python:[\w.]+:[\w.]+")
 _WITH_ARGUMENT = re.compile(r"static:.+|python:[\w.]+:\w+")
 
 
@@ -303,6 +304,8 @@ class Experiment(Strict):
         | Annotated[tuple[str, ...], BeforeValidator(_as_names)]
     ) = "compressive"
     encoding: EncodingSpec = EncodingSpec()
+    # synthetic, images:DIR, python:module:callable, or pack:FILE (one that a campaign kept)
+    inputs: str = "synthetic"
     batch: Annotated[int, Field(ge=1, le=256)] = 1
     links: dict[Name, LinkSpec] = Field(min_length=1)
     loads: dict[Name, LoadSpec] = Field(default={"none": LoadSpec()}, min_length=1)
@@ -314,6 +317,15 @@ class Experiment(Strict):
     profile: ProfileSpec = ProfileSpec()
     sweep: SweepSpec = SweepSpec()
     seed: int = 1
+
+    @field_validator("inputs")
+    @classmethod
+    def _known_inputs(cls, inputs: str) -> str:
+        if not _INPUTS.fullmatch(inputs):
+            raise ValueError(
+                f"expected synthetic, images:<folder> or python:<module>:<callable>, got {inputs!r}"
+            )
+        return inputs
 
     @field_validator("policies")
     @classmethod
@@ -374,7 +386,19 @@ def load_experiment(path: Path) -> Experiment:
         else load
         for name, load in experiment.loads.items()
     }
-    return experiment.model_copy(update={"links": links, "loads": loads})
+    found = {"links": links, "loads": loads, "inputs": _found_inputs(path, experiment.inputs)}
+    return experiment.model_copy(update=found)
+
+
+def _found_inputs(path: Path, inputs: str) -> str:
+    """Images are looked for relative to the experiment file."""
+    source, _, rest = inputs.partition(":")
+    if source != "images":
+        return inputs
+    folder = (path.parent / rest).resolve()
+    if not folder.is_dir():
+        raise UserError(f"{path}: inputs: no such folder: {folder}")
+    return f"images:{folder}"
 
 
 def _found(path: Path, key: str, file: Path) -> Path:

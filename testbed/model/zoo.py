@@ -126,25 +126,33 @@ def _make(source: str, rest: str) -> nn.Module:
 
 
 def _call(target: str) -> nn.Module:
-    """What ``package.module:callable`` returns; found from the working directory too."""
-    module_name, _, attribute = target.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        module: Any = importlib.import_module(module_name)
-        network = reduce(getattr, attribute.split("."), module)()
-    except Exception as error:  # the user's own code: it may raise anything
-        raise UserError(
-            f"model.name: python:{target}: {type(error).__name__}: {error}; expected "
-            "python:package.module:callable, importable from here, callable without arguments"
-        ) from error
-    finally:
-        sys.path.remove(here)
+    network = call_named("model.name", target)
     if not isinstance(network, nn.Module):
         raise UserError(
             f"model.name: python:{target}: expected an nn.Module, got {type(network).__name__}"
         )
     return network
+
+
+def call_named(key: str, target: str, *arguments: Any) -> Any:
+    """What ``package.module:callable`` returns; found from the working directory too.
+
+    Raises UserError, naming the ``key`` of the experiment that asks for it, for whatever the
+    callable or its import raises.
+    """
+    module_name, _, attribute = target.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        module: Any = importlib.import_module(module_name)
+        return reduce(getattr, attribute.split("."), module)(*arguments)
+    except Exception as error:  # the user's own code: it may raise anything
+        raise UserError(
+            f"{key}: python:{target}: {type(error).__name__}: {error}; expected python:"
+            f"package.module:callable, importable from here, taking {len(arguments)} arguments"
+        ) from error
+    finally:
+        sys.path.remove(here)
 
 
 def _wake(network: nn.Module) -> None:

@@ -12,7 +12,13 @@ from testbed.errors import TestbedError, UserError
 from testbed.model.cache import Prepared, prepare
 from testbed.orchestrator.choosing import load_message, policy_message, user_policies
 from testbed.orchestrator.fingerprint import find_profile, profile_key
-from testbed.orchestrator.inputs import keep, orchestrator_environment, read_kept
+from testbed.orchestrator.inputs import (
+    keep,
+    keep_pictures,
+    orchestrator_environment,
+    read_kept,
+    real_pictures,
+)
 from testbed.orchestrator.ledger import Ledger
 from testbed.orchestrator.plan import DIRECTIONS, Plan, PlannedRun, chosen, make_plan
 from testbed.orchestrator.profile import profile_from_records
@@ -103,11 +109,13 @@ class Campaign:
         self.prepared: Prepared = prepare(experiment.model)
         plan = make_plan(experiment, self.prepared.table, self.traces)
         self.plan: Plan = chosen(plan, only)
+        pictures = real_pictures(experiment.inputs, self.prepared.table)
         self.sources = user_policies(experiment.policies, self.plan.candidates)
         self.resumed = resume is not None
         if resume is not None:
             refuse_other_model(resume, self.prepared.archive_sha256)
         self.folder = resume or new_campaign(results, experiment.name)
+        keep_pictures(self.folder, pictures)
         facts = {
             "experiment": experiment.name,
             "files": dict(files or {}),

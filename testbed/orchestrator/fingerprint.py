@@ -10,6 +10,7 @@ from typing import Any
 
 import testbed
 from testbed.errors import UserError
+from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.session import Session
 from testbed.records import SCHEMA_VERSION, sha256_file, write_json
 
@@ -26,7 +27,7 @@ def profile_key(session: Session) -> dict[str, Any]:
     """Everything that must be the same for a profile to be used again, readable as it is."""
     experiment, prepared = session.experiment, session.prepared
     assert prepared is not None, "a profile is of a model"
-    environments = session.environments()
+    environments, pictures = session.environments(), session.folder / PICTURES
     hosts = {}
     for role in ("device", "server"):
         name = session.host_of(role)
@@ -37,6 +38,7 @@ def profile_key(session: Session) -> dict[str, Any]:
         "archive_sha256": prepared.archive_sha256,
         "candidates": list(session.plan.candidates),
         "encoding": experiment.encoding.model_dump(mode="json"),
+        "inputs": sha256_file(pictures) if pictures.is_file() else experiment.inputs,
         "model": experiment.model.model_dump(mode="json"),
         "engine": {"torch": hosts["device"]["torch"], "code": _code_digest()},
         "hosts": hosts,

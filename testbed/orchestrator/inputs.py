@@ -8,17 +8,22 @@ import subprocess
 from collections.abc import Mapping
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from testbed import __version__
 from testbed.config import Experiment
 from testbed.errors import UserError
+from testbed.model.table import SplitTable
 from testbed.orchestrator.plan import DIRECTIONS
 from testbed.records import SCHEMA_VERSION, write_json
 from testbed.traces.canonical import save_trace
 from testbed.traces.trace import BandwidthTrace
 
+if TYPE_CHECKING:
+    from testbed.model.pictures import Pictures
+
 RESOLVED = "experiment.resolved.json"
+PICTURES = "inputs.pack"  # the images that the queries were made of, where they were real
 _GIT_TIMEOUT_S = 10.0
 
 
@@ -38,7 +43,7 @@ def keep(folder: Path, experiment: Experiment, traces: Mapping[str, BandwidthTra
 
 
 def kept(folder: Path) -> Experiment:
-    """The experiment that a campaign ran, its traces from the campaign's own folder.
+    """The experiment that a campaign ran, its traces and images from the campaign's own folder.
 
     Raises UserError for a folder that keeps none, and for one of a newer release.
     """
@@ -58,7 +63,30 @@ def kept(folder: Path) -> Experiment:
                 own = (folder / traces[str(spec.trace)]).resolve()
                 sides[side] = spec.model_copy(update={"trace": own})
         links[name] = link.model_copy(update=sides)
-    return experiment.model_copy(update={"links": links})
+    changes: dict[str, Any] = {"links": links}
+    if (pictures := folder / PICTURES).is_file():
+        changes["inputs"] = f"pack:{pictures.resolve()}"
+    return experiment.model_copy(update=changes)
+
+
+def real_pictures(inputs: str, table: SplitTable) -> Pictures | None:
+    """The images that ``inputs`` names, None for synthetic ones; UserError for a misfit."""
+    if inputs == "synthetic":
+        return None
+    # torch takes seconds to import; an experiment without real inputs does without it.
+    from testbed.model.pictures import gather
+
+    return gather(inputs, table)
+
+
+def keep_pictures(folder: Path, pictures: Pictures | None) -> None:
+    """Write them where the roles are given them from; a campaign that goes on has them."""
+    path = folder / PICTURES
+    if pictures is None or path.is_file():
+        return
+    temporary = path.with_name(f".{path.name}")
+    pictures.save(temporary)
+    temporary.replace(path)
 
 
 def read_kept(path: Path) -> dict[str, Any]:

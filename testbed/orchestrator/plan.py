@@ -190,6 +190,8 @@ def _digest(experiment: Experiment, load: str, schedules: Mapping[str, Schedule]
         ),
         experiment.batch,
         experiment.seed,
+        # Where the images lie is no condition; a campaign that goes on has its own copy.
+        *(["real inputs"] if experiment.inputs != "synthetic" else []),
     ]
     return hashlib.sha256(json.dumps(condition, sort_keys=True).encode()).hexdigest()[:6]
 

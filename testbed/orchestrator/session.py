@@ -25,10 +25,12 @@ from testbed.hosts.preflight import preflight, require
 from testbed.hosts.role import RoleProcess
 from testbed.lab import Lab
 from testbed.model.cache import Prepared
+from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.link_plan import direction_message, needs_netem, peak_bps
 from testbed.orchestrator.plan import DIRECTIONS, Plan, schedule_json
 from testbed.orchestrator.probing import Probers
 from testbed.orchestrator.verify_link import LinkCheck, alike, asked_of, compensated
+from testbed.records import sha256_file
 from testbed.traces.trace import Schedule
 
 # Loading and cutting a large model on a slow device: minutes at most.
@@ -277,6 +279,10 @@ class Session(AbstractContextManager["Session"]):
                 self.prepared.archive_sha256,
             )
             message = {**message, "archive": path}
+        if (pictures := message.get("pictures")) is not None:
+            connection = self.connections[self.host_of(name)]
+            sent = send_artefact(connection, self.folder / PICTURES, pictures["sha256"])
+            message = {**message, "pictures": {**pictures, "path": sent}}
         message = {"type": "setup", **message}
         return self.roles[name].request(message, "ready", timeout_s=_SETUP_TIMEOUT_S)
 
@@ -294,6 +300,8 @@ class Session(AbstractContextManager["Session"]):
             return {**message, "encoding": self.experiment.encoding.model_dump()}
         message["candidates"] = list(self.plan.candidates)
         message["encoding"] = self.experiment.encoding.model_dump()
+        if (pictures := self.folder / PICTURES).is_file():
+            message["pictures"] = {"sha256": sha256_file(pictures)}
         if name == "server":
             assert host.data is not None
             return {**message, "data": {"address": str(host.data.address), "port": host.data.port}}

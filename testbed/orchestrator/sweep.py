@@ -15,6 +15,7 @@ from testbed.errors import UserError
 from testbed.hosts.connection import each
 from testbed.model.cache import prepare
 from testbed.orchestrator.fingerprint import store_profile
+from testbed.orchestrator.inputs import keep_pictures, real_pictures
 from testbed.orchestrator.plan import make_plan
 from testbed.orchestrator.profiling import Profiler, Say
 from testbed.orchestrator.run import verify
@@ -94,9 +95,11 @@ def _open(
     # The first batch size of the profile: the workers are set up for it at once.
     first = experiment.model_copy(update={"batch": profile_batches(experiment)[0]})
     plan = make_plan(first, prepared.table, traces)
+    pictures = real_pictures(experiment.inputs, prepared.table)
     folder = new_campaign(results, experiment.name)
     resolved = {"experiment": experiment.model_dump(mode="json")}
     write_json(folder / "experiment.resolved.json", resolved)
+    keep_pictures(folder, pictures)
     write_json(folder / "table.json", {"table": prepared.table.to_json()})
     return folder, Session(first, inventory, plan, prepared, folder, say)
 

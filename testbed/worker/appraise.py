@@ -16,6 +16,7 @@ from testbed.encodings import Encoding, parse_features, parse_input
 from testbed.model.engine import Engine
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
 from testbed.worker.encoding import Crossing, Decoder, Encoder
+from testbed.worker.inputs import Labels
 from testbed.worker.layout import Layout, layouts
 
 _LOSSLESS = {"input": "uint8", "features": "float32"}
@@ -50,26 +51,33 @@ def appraise(
     repeats: int,
     seed: int,
     agreement: bool,
+    pictures: tuple[Sequence[Tensor], Labels] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Encoding name → candidate → its medians and, where asked for, how results agree.
 
     ``encode_ns`` and ``decode_ns`` are medians over ``repeats``; ``bytes`` is one payload of a
     whole batch. ``top1_share``, ``max_abs`` and ``mean_abs`` compare logits with the whole
-    model's, over the batch.
+    model's, over all batches of ``pictures``, or else one batch of synthetic ones. With labels,
+    ``accuracy`` and ``whole_accuracy`` are the shares of images classified rightly.
     """
-    x = picture_like(engine.table, batch=engine.batch, seed=seed)
-    expected = engine.whole(x) if agreement else None
+    batches, labels = pictures or (
+        [picture_like(engine.table, batch=engine.batch, seed=seed)],
+        None,
+    )
+    whole = [engine.whole(x) for x in batches] if agreement else []
     known = layouts(engine.table, engine.candidates, _LOSSLESS, engine.batch)
     found: dict[str, dict[str, Any]] = {name: {} for name in (*inputs, *features)}
     for split in engine.candidates:
         if split == LOCAL:
             continue
-        crossing = engine.head(split, x)
         for code in _codes(split, inputs, features):
             layout = replace(known[split], code=code)
-            row, decoded = _timed(layout, crossing, repeats)
-            if expected is not None:
-                row |= _agreement(engine.tail(split, decoded), expected)
+            row = _timed(layout, engine.head(split, batches[0]), repeats)
+            if agreement:
+                logits = [_crossed(engine, layout, x) for x in batches]
+                row |= _agreement(torch.cat(logits), torch.cat(whole))
+                if labels is not None:
+                    row |= _accuracy(torch.cat(logits), torch.cat(whole), torch.cat(labels))
             found[code.name][split] = row
     return found
 
@@ -81,7 +89,14 @@ def _codes(split: str, inputs: Sequence[str], features: Sequence[str]) -> Iterat
         yield from map(parse_features, features)
 
 
-def _timed(layout: Layout, crossing: Crossing, repeats: int) -> tuple[dict[str, Any], Any]:
+def _crossed(engine: Engine, layout: Layout, x: Tensor) -> Tensor:
+    """Logits of what the layout makes of a crossing."""
+    payload = Encoder({layout.split: layout}).encode(layout.split, engine.head(layout.split, x))
+    received = memoryview(bytearray(payload))
+    return engine.tail(layout.split, Decoder([layout]).decode(layout, received))
+
+
+def _timed(layout: Layout, crossing: Crossing, repeats: int) -> dict[str, Any]:
     encoder, decoder = Encoder({layout.split: layout}), Decoder([layout])
     encode_ns, decode_ns = [], []
     for _ in range(repeats):
@@ -90,15 +105,21 @@ def _timed(layout: Layout, crossing: Crossing, repeats: int) -> tuple[dict[str, 
         encoded_ns = monotonic_ns()
         received = memoryview(bytearray(payload))
         decoding_ns = monotonic_ns()
-        decoded = decoder.decode(layout, received)
+        decoder.decode(layout, received)
         decode_ns.append(monotonic_ns() - decoding_ns)
         encode_ns.append(encoded_ns - begun_ns)
-    row = {
+    return {
         "encode_ns": round(median(encode_ns)),
         "decode_ns": round(median(decode_ns)),
         "bytes": len(received),
     }
-    return row, decoded
+
+
+def _accuracy(logits: Tensor, whole: Tensor, labels: Tensor) -> dict[str, float]:
+    return {
+        "accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "whole_accuracy": float((whole.argmax(1) == labels).float().mean()),
+    }
 
 
 def _agreement(logits: Tensor, expected: Tensor) -> dict[str, float]:

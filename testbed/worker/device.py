@@ -30,8 +30,8 @@ from testbed.worker.host import (
     build_engine,
     greeting,
     resident_bytes,
-    seeded_inputs,
 )
+from testbed.worker.inputs import real_inputs, seeded_inputs
 from testbed.worker.layout import layouts
 from testbed.worker.loop import Loop
 from testbed.worker.server_link import ServerLink
@@ -62,7 +62,9 @@ class DeviceRole:
         elif message["type"] == "verify":
             self._verify(self._ready(), message)
         elif message["type"] == "appraise":
-            found = appraise(self._ready().engine, **message["asked"])
+            kit = self._ready()
+            pictures = (kit.inputs, kit.labels) if kit.real else None
+            found = appraise(kit.engine, pictures=pictures, **message["asked"])
             self._control.send("appraised", encodings=found)
         elif message["type"] == "start":
             self._start(self._ready(), message)
@@ -88,9 +90,12 @@ class DeviceRole:
         batch, candidates = message["batch"], tuple(message["candidates"])
         known = layouts(table, candidates, message["encoding"], batch)
         engine = build_engine(message, table, candidates)
-        inputs = seeded_inputs(
-            table, batch=batch, seed=message["input_seed"], count=message["inputs"]
-        )
+        pictures = message.get("pictures")
+        if pictures is not None:
+            inputs, labels = real_inputs(pictures, batch)
+        else:
+            seed, count = message["input_seed"], message["inputs"]
+            inputs, labels = seeded_inputs(table, batch=batch, seed=seed, count=count), None
         self._equipment = Equipment(
             engine=engine,
             layouts=known,
@@ -98,6 +103,8 @@ class DeviceRole:
             encoder=Encoder(known),
             decoder=Decoder(known.values()),
             inputs=inputs,
+            labels=labels,
+            real=pictures is not None,
             batch=batch,
             outputs=batch * table.outputs,
         )

@@ -11,13 +11,19 @@ from torch import Tensor
 
 from testbed.model.engine import Engine
 from testbed.worker.arrivals import ArrivalRule
-from testbed.worker.encoding import Decoder, Encoder
+from testbed.worker.encoding import Crossing, Decoder, Encoder, tensor_view
+from testbed.worker.inputs import Labels
 from testbed.worker.layout import Layout
+from testbed.worker.wire import Dtype
 
 
 @dataclass(frozen=True)
 class Equipment:
-    """What the device keeps for the whole campaign; ``outputs`` is the length of all logits."""
+    """What the device keeps for the whole campaign; ``outputs`` is the length of all logits.
+
+    ``labels`` are the classes ``(batch,)`` of each of the ``inputs``, where they are known;
+    ``real`` is whether somebody gave the images.
+    """
 
     engine: Engine
     layouts: dict[str, Layout]
@@ -27,6 +33,17 @@ class Equipment:
     inputs: tuple[Tensor, ...]
     batch: int
     outputs: int
+    labels: Labels = None
+    real: bool = False
+
+    def correct(self, query: int, logits: Crossing | memoryview) -> int | None:
+        """How many images of a query's batch got their own class; None without labels."""
+        if self.labels is None:
+            return None
+        if isinstance(logits, memoryview):
+            logits = tensor_view(logits, Dtype.FLOAT32, (self.batch, self.outputs // self.batch))
+        assert isinstance(logits, Tensor), "the whole model's"
+        return int((logits.argmax(1) == self.labels[query % len(self.labels)]).sum())
 
 
 @dataclass(frozen=True)

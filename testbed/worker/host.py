@@ -43,17 +43,6 @@ def build_engine(message: Message, table: SplitTable, candidates: Sequence[str])
     )
 
 
-def seeded_inputs(
-    table: SplitTable, *, batch: int, seed: int, count: int
-) -> tuple[torch.Tensor, ...]:
-    """Distinct uint8 image batches ``(batch, C, H, W)``, the same on every host for a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = (batch, *table.input_shape)
-    return tuple(
-        torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for _ in range(count)
-    )
-
-
 def _memory_bytes(field: str) -> int:
     """``VmRSS`` or ``VmHWM`` of this process: its memory that is in RAM now, or was at most."""
     with open("/proc/self/status") as stream:

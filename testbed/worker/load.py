@@ -12,7 +12,8 @@ from testbed.model.table import OFFLOAD, SplitTable
 from testbed.policy.clairvoyant import Steps
 from testbed.worker.client import Endpoint
 from testbed.worker.encoding import Encoder
-from testbed.worker.host import greeting, seeded_inputs
+from testbed.worker.host import greeting
+from testbed.worker.inputs import seeded_inputs
 from testbed.worker.layout import Layout, layouts
 from testbed.worker.load_burn import BurnLoad
 from testbed.worker.load_queries import InferenceLoad

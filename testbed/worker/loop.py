@@ -133,7 +133,8 @@ class Loop:
         times = (start_ns, decided_ns - start_ns, headed_ns - decided_ns)
         if decision.split == LOCAL:
             timing = Timing(query, kind, decision, "", *times, 0, headed_ns, None, _NOTHING, status)
-            self._settle(replace(timing, due_ns=due_ns))
+            correct = kit.correct(query, intermediate)
+            self._settle(replace(timing, due_ns=due_ns, correct=correct))
             return kind
         layout = kit.layouts[decision.split]
         payload = kit.encoder.encode(decision.split, intermediate)
@@ -144,7 +145,7 @@ class Loop:
             Timing, query, kind, decision, layout.encoding, *times, encode_ns, due_ns=due_ns
         )
         if reply is not None:
-            self._settle(timed(reply.arrived_ns, reply))
+            self._settle(timed(reply.arrived_ns, reply, correct=kit.correct(query, reply.logits)))
             if hedge is not None and hedge.started:
                 hedge.join()  # it holds the encoder's buffer
         else:

@@ -15,7 +15,8 @@ from testbed.model.engine import Engine
 from testbed.model.table import SplitTable
 from testbed.worker.appraise import appraise
 from testbed.worker.encoding import Decoder
-from testbed.worker.host import Usage, build_engine, greeting, resident_bytes, seeded_inputs
+from testbed.worker.host import Usage, build_engine, greeting, resident_bytes
+from testbed.worker.inputs import real_inputs, seeded_inputs
 from testbed.worker.layout import Layout, layouts
 from testbed.worker.service import Job, Service, Terms
 
@@ -28,6 +29,7 @@ class ServerRole:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._engine: Engine | None = None
+        self._pictures: dict[str, str] | None = None
         self._layouts: tuple[Layout, ...] = ()
         self._decoder = Decoder(())
         self._outputs = 0
@@ -68,6 +70,7 @@ class ServerRole:
         self._layouts, self._outputs = tuple(known.values()), batch * table.outputs
         self._decoder = Decoder(self._layouts)
         self._engine = build_engine(message, table, candidates)
+        self._pictures = message.get("pictures")
         (probe_input,) = seeded_inputs(table, batch=batch, seed=0, count=1)
         check = self._engine.check(probe_input)
         self._listener = _listen(message["data"]["address"], message["data"]["port"])
@@ -86,7 +89,10 @@ class ServerRole:
     def _appraise(self, message: Message) -> None:
         if self._engine is None:
             raise UserError("server: appraise before setup; send setup first")
-        self._control.send("appraised", encodings=appraise(self._engine, **message["asked"]))
+        engine, sent = self._engine, self._pictures
+        pictures = real_inputs(sent, engine.batch) if sent else None
+        found = appraise(engine, pictures=pictures, **message["asked"])
+        self._control.send("appraised", encodings=found)
 
     def _start(self, message: Message) -> None:
         if self._engine is None:

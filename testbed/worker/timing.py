@@ -35,6 +35,7 @@ class Timing:
     here: ServerTimes = _NO_TIMES
     status: Literal["ok", "fallback", "failed", "dropped"] = "ok"
     due_ns: int | None = None
+    correct: int | None = None  # images classified rightly, where labels and logits are known
 
     @property
     def times(self) -> ServerTimes:
@@ -114,5 +115,6 @@ class Timing:
             "span_ns": times.span_ns,
             "steal_ticks": steal_ticks,
             "status": self.status,
+            "correct": self.correct,
             "late": late_after_ns is not None and self.e2e_ns > late_after_ns,
         }

@@ -188,3 +188,16 @@ def test_empty_condition_gives_empty_tables(golden: Path) -> None:
     for metric in (metrics.latency, metrics.breakdown, metrics.choices, bins.gains, bins.regret):
         assert isinstance(metric(queries), pd.DataFrame)
         assert len(metric(queries)) == 0
+
+
+def test_accuracy_counts_the_images_of_each_split_and_needs_labels(golden: Path) -> None:
+    queries = with_floor(load_dataset(golden))
+    assert not len(metrics.accuracy(queries))
+    wrong = (queries["split"] == "3") & (queries["query"] % 2 == 0)
+    queries["correct"] = queries["batch"].where(~wrong, 0)
+    table = metrics.accuracy(queries).set_index("split")
+    assert table.loc["5", "accuracy"] == 1
+    assert table.loc["3", "accuracy"] == pytest.approx(0.5, abs=0.02)
+    local = metrics.counted(queries[queries["split"] == "local"])
+    assert table.loc["local", "images"] == local["batch"].sum()
+    assert table.loc["local", "mean_ms"] == pytest.approx(local["e2e_ns"].mean() / MS)

@@ -85,6 +85,7 @@ def folder(tmp_path: Path) -> Path:
         {
             "model": "tiny",
             "key": {"hosts": {"device": host, "server": host}},
+            "rate_bps": 100_000_000,
             "tolerance": 0.03,
             "stopped": {"1": "tight", "4": "budget"},
             "drift": {"offload": 1.0, "1": 1.0, "3": 1.0, "local": 1.25},

@@ -22,7 +22,7 @@ ALLOWED = {
     "testbed/policy": set(),
     "testbed/link": {"pyroute2"},
     "testbed/worker": {"torch"},
-    "testbed/model": {"torch", "torchvision", "timm"},
+    "testbed/model": {"torch", "torchvision", "timm", "PIL"},
     "testbed/hosts": {"paramiko"},
     "testbed/lab": {"pyroute2"},
     "testbed/orchestrator": set(),

@@ -77,6 +77,20 @@ def test_every_encoding_at_every_candidate(engine: Engine) -> None:
     assert set(plain["int8"][inner[0]]) == {"encode_ns", "decode_ns", "bytes"}
 
 
+def test_labelled_images_tell_the_accuracy_of_each_encoding(engine: Engine) -> None:
+    batches = [picture_like(engine.table, batch=4, seed=seed) for seed in (1, 2)]
+    right = [engine.whole(x).argmax(1) for x in batches]
+    labels = (right[0], (right[1] + 1) % 10)  # of the second batch all are wrong
+    asked = {"inputs": ["uint8"], "features": ["float32", "int8"], "repeats": 1, "seed": 1}
+    told = appraise(engine, **asked, agreement=True, pictures=(batches, labels))
+    for rows in told.values():
+        for row in rows.values():
+            assert (row["images"], row["whole_accuracy"]) == (8, 0.5)
+    assert all(row["accuracy"] == 0.5 for row in told["float32"].values())
+    for row in told["int8"].values():
+        assert abs(row["accuracy"] - 0.5) <= 1 - row["top1_share"]
+
+
 def test_pictures_are_as_hard_to_compress_as_photographs(engine: Engine) -> None:
     pictures = picture_like(engine.table, batch=2, seed=5)
     assert torch.equal(pictures, picture_like(engine.table, batch=2, seed=5))

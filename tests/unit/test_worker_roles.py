@@ -21,8 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from testbed.model.archive import save_archive
+from testbed.model.engine import Engine
 from testbed.model.export import export_program
 from testbed.model.splits import split_table
+from testbed.model.table import SplitTable
+from testbed.records import sha256_file
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = "torchvision timm numpy yaml pydantic paramiko pyroute2 pandas rich scipy matplotlib"
@@ -53,7 +56,7 @@ KEYS = [
         "span_bytes",
         "span_ns",
     ),
-    *("steal_ticks", "status", "late"),
+    *("steal_ticks", "status", "correct", "late"),
 ]
 
 
@@ -286,6 +289,31 @@ def test_cycle_then_dynamic(roles: tuple[Role, Role, int], setup: dict[str, Any]
     )
     torch_kb = int(bare.stdout.partition("VmHWM:")[2].split()[0])
     assert 0 < done["peak_rss_bytes"] < torch_kb * 1024 + 64 * 2**20
+
+
+def test_labelled_images_are_judged_in_every_record(
+    roles: tuple[Role, Role, int], setup: dict[str, Any], tmp_path: Path
+) -> None:
+    device, server, port = roles
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)
+    table = SplitTable.from_json(setup["table"])
+    engine = Engine(Path(setup["archive"]), setup["archive_sha256"], table, (), batch=2)
+    right = torch.cat([engine.whole(x) for x in images.view(2, 2, 3, 64, 64)]).argmax(1)
+    pack = tmp_path / "inputs.pack"
+    # Of the first batch both, of the second none.
+    labels = torch.cat([right[:2], (right[2:] + 1) % 10])
+    torch.save({"images": images, "labels": labels}, pack)
+    pictures = {"path": str(pack), "sha256": sha256_file(pack)}
+    device.ask("setup", "ready", **setup, pictures=pictures)
+    endpoint = begin(server, port, "labelled")
+    message = start_message(endpoint, {"name": "cycle", "queries": 2})
+    device.ask("start", "started", **{**message, "duration_ns": 20 * 10**9})
+    device.ask("go", "done")
+    end(server)
+    records = device.taken("queries")
+    assert {r["split"] for r in records} == set(setup["candidates"])
+    assert all(r["correct"] == 2 * (r["query"] % 2 == 0) for r in records)
+    set_up_device(device, setup)
 
 
 def test_stop_ends_a_run_and_local_needs_no_server(roles: tuple[Role, Role, int]) -> None:
