@@ -101,13 +101,13 @@ def _section(
         load=load,
         answer=answer(data, rows, link, load),
         tables=condition_tables(data, rows, afterwards),
-        drawings=list(_drawings(data, rows, link, load, key)),
+        drawings=list(_drawings(data, rows, afterwards, link, load, key)),
         plot=interactive_distribution(rows, palette(data)) if len(metrics.counted(rows)) else "",
     )
 
 
 def _drawings(
-    data: Dataset, rows: pd.DataFrame, link: str, load: str, key: str
+    data: Dataset, rows: pd.DataFrame, judged: pd.DataFrame, link: str, load: str, key: str
 ) -> Iterator[Drawing]:
     done = metrics.counted(rows)
     if not len(done):
@@ -120,8 +120,9 @@ def _drawings(
         f"timeline.{key}",
         "The trace, and what each policy made of it",
         f"Trial {trial}: where the rate set falls, latencies that cross the link rise; the band "
-        "below them shows when dynamic moved to another split.",
-        draw_timeline(data, rows, runs, colours),
+        "below them shows the split chosen, the thin one above it the best by the rates set and "
+        "the load that was.",
+        draw_timeline(data, rows, judged, runs, colours),
     )
     yield Drawing(
         f"distribution.{key}",

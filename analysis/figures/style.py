@@ -81,7 +81,8 @@ def palette(data: Dataset) -> dict[str, str]:
     A static policy has its split's colour, ``dynamic`` is black.
     """
     named = {run.policy: split_of(run.policy) or DYNAMIC for run in data.runs}
-    splits = {*data.queries["split"].dropna(), *named.values()} - {DYNAMIC}
+    candidates = (data.profile or {}).get("candidates", {})
+    splits = {*data.queries["split"].dropna(), *candidates, *named.values()} - {DYNAMIC}
     colours = split_colours(splits)
     return {**colours, **{policy: colours[split] for policy, split in named.items()}}
 

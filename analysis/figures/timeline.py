@@ -22,17 +22,24 @@ _ROW_IN = 1.15
 # No policy has a grey, so rate, throughput and estimate are never taken for one.
 _CARRIED = "#CDD3D8"
 _OUTAGE = "#FFF1DC"
+# Stripes at the foot of the latencies: (from, height) as shares of the axis.
+_CHOSEN_BAND, _BEST_BAND = (0.0, 0.07), (0.09, 0.035)
 
 _OUTAGE_KEY = Patch(color=_OUTAGE, label="outage")
 _FALLBACK_KEY = Line2D([], [], color="black", marker="x", ms=4, linestyle="", label="fallback")
 
 
 def draw_timeline(
-    data: Dataset, queries: pd.DataFrame, runs: list[Run], colours: dict[str, str]
+    data: Dataset,
+    queries: pd.DataFrame,
+    judged: pd.DataFrame,
+    runs: list[Run],
+    colours: dict[str, str],
 ) -> Figure:
     """One row a policy: rates on the left, latency on the right, coloured by the split chosen.
 
     ``runs`` holds one run a policy (one trial); times are seconds since the device began.
+    ``judged`` tells the best split of each moment (:func:`analysis.hindsight.hindsight`).
     """
     by_policy = {run.policy: run for run in runs}
     policies = ordered_policies(by_policy)
@@ -44,13 +51,15 @@ def draw_timeline(
         rows = done[done["run_id"] == run.run_id].sort_values("t_s")
         _rates(left, data, run, rows)
         _latency(right, rows, colours)
+        afterwards = judged[judged["run_id"] == run.run_id].sort_values("t_s")
+        _band(right, afterwards, "best", colours, _BEST_BAND)
         for begun_s, length_s in outages_of(run):
             for axes in (left, right):
                 axes.axvspan(begun_s, begun_s + length_s, color=_OUTAGE, zorder=0, linewidth=0)
         left.set_ylabel(policy_label(policy), color=colours[policy], fontweight="bold")
     for left, right in grid[:1]:
         left.set_title("uplink, Mbit/s")
-        right.set_title("latency, ms (band: split chosen)")
+        right.set_title("latency, ms (bands: split chosen, above it the best)")
     longest_s = max(run.duration_s for run in runs)
     grid[0, 0].set_xlim(0, longest_s)
     _scale(grid[0, 0], _rates_seen(data, runs))
@@ -59,7 +68,7 @@ def draw_timeline(
         axes.set_xlabel("seconds since the run began")
     more: list[Artist] = [_OUTAGE_KEY] if any(outages_of(run) for run in runs) else []
     more += [_FALLBACK_KEY] if (done["status"] == "fallback").any() else []
-    _legend(figure, ordered_splits(done["split"]), colours, more)
+    _legend(figure, ordered_splits([*done["split"], *judged["best"]]), colours, more)
     return figure
 
 
@@ -110,9 +119,24 @@ def _latency(axes: Axes, rows: pd.DataFrame, colours: dict[str, str]) -> None:
             axes.plot(
                 some["t_s"], some["e2e_ns"] / 1e6, mark, color=colour, ms=size, rasterized=True
             )
-        spans = _spans(rows, part)
+    _band(axes, rows, "split", colours, _CHOSEN_BAND)
+
+
+def _band(
+    axes: Axes,
+    rows: pd.DataFrame,
+    column: str,
+    colours: dict[str, str],
+    place: tuple[float, float],
+) -> None:
+    """A stripe along the axis, coloured by the split named in a column."""
+    for split, part in rows.groupby(column):
         axes.broken_barh(
-            spans, (0.0, 0.07), transform=axes.get_xaxis_transform(), facecolors=colour, linewidth=0
+            _spans(rows, part),
+            place,
+            transform=axes.get_xaxis_transform(),
+            facecolors=colours[str(split)],
+            linewidth=0,
         )
 
 
