@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.bins import bin_tables, common, fastest, fastest_kinds
 from analysis.dataset import Dataset
 from analysis.metrics import counted
-from analysis.policies import DYNAMIC, KINDS
+from analysis.policies import KINDS, split_of
 from analysis.replay import rate_steps, transfer_ns
 from testbed.encodings import ITEM_BYTES, parse_features
 from testbed.model.table import LOCAL, OFFLOAD
@@ -38,10 +38,10 @@ def accountings(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     """Per accounting: the static policy with the least mean, and who was fastest when.
 
     ``computed`` rows take the measured queries and add what the set rates say the other width
-    costs, where every query's payload has the same length; ``dynamic`` is left out, because it
-    would have chosen otherwise.
+    costs, where every query's payload has the same length; policies that choose are left
+    out, because they would have chosen otherwise.
     """
-    done = counted(queries[queries["policy"] != DYNAMIC])
+    done = counted(queries[queries["policy"].map(split_of).notna()])
     sent, pixels = data.feature_encoding, data.pixel_encoding
     variants = {
         f"{pixels} pixels, {sent} features": ("measured", done),

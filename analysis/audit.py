@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +21,7 @@ from testbed.records import MANIFEST, STREAMS, belongs_to_records, sha256_file
 _READERS = 4
 
 _RECORDS = {
-    "queries": schema(text="run_id kind status", whole="query t_due_ns t_start_ns e2e_ns"),
+    "queries": schema(text="run_id device kind status", whole="query t_due_ns t_start_ns e2e_ns"),
     "link": schema(text="direction", whole="t_planned_ns t_applied_ns t_ns"),
     "load": schema(whole="t_ns"),
     "server": schema(text="event", whole="t_ns"),
@@ -161,18 +162,26 @@ def _query_faults(table: pa.Table, manifest: Document) -> Iterator[str]:
         if table[column].null_count:
             yield f"{table[column].null_count} records without {column}"
             return
-    numbers = np.sort(table["query"].to_numpy())
-    if not np.array_equal(numbers, np.arange(len(numbers))):
-        yield "queries are missing or double: expected each number once from 0 on"
     measured = table.filter(pc.equal(table["kind"], "measured"))
-    due = manifest.get("device", {}).get("queries")
-    if due is not None and due != len(measured):
-        yield f"{due} queries were due, {len(measured)} are recorded"
-    order = np.argsort(measured["query"].to_numpy())
-    if (np.diff(measured["t_due_ns"].to_numpy()[order]) < 0).any():
-        yield "t_due_ns goes back in time"
+    devices = pc.unique(table["device"]).to_pylist()
+    for device in devices:
+        where = f"{device}: " if len(devices) > 1 else ""
+        numbers = np.sort(table.filter(pc.equal(table["device"], device))["query"].to_numpy())
+        if not np.array_equal(numbers, np.arange(len(numbers))):
+            yield f"{where}queries are missing or double: expected each number once from 0 on"
+        own = measured.filter(pc.equal(measured["device"], device))
+        order = np.argsort(own["query"].to_numpy())
+        if (np.diff(own["t_due_ns"].to_numpy()[order]) < 0).any():
+            yield f"{where}t_due_ns goes back in time"
+    told = [done["queries"] for role, done in manifest.items() if _is_device(role, done)]
+    if told and sum(told) != len(measured):
+        yield f"{sum(told)} queries were due, {len(measured)} are recorded"
     if (measured["e2e_ns"].to_numpy() < 0).any():
         yield "e2e_ns: negative durations"
+
+
+def _is_device(role: str, done: Any) -> bool:
+    return (role == "device" or role.startswith("device-")) and "queries" in done
 
 
 def _time_faults(stream: str, table: pa.Table) -> Iterator[str]:

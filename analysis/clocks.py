@@ -78,6 +78,11 @@ class Axis:
         """The role that shapes a direction: the router's, or the sender's own."""
         return "link" if "link" in self.clocks or "link" in self.t0_ns else _SENDERS[side]
 
+    def device_role(self, host: str) -> str:
+        """The role of one of several devices, by its host."""
+        roles = (r for r, c in self.clocks.items() if r.startswith("device-") and c.host == host)
+        return next(roles, "device")
+
     @property
     def shared(self) -> bool:
         """Whether the link's and the device's times are tied by measured clock offsets."""

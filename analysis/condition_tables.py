@@ -70,7 +70,7 @@ def _latency(queries: pd.DataFrame) -> Table:
 def _gains(queries: pd.DataFrame) -> Table:
     return Table(
         "gain",
-        "Gain of dynamic over each static choice",
+        "Gain of dynamic over each other policy",
         "1 − mean of dynamic ÷ mean of the other; positive: dynamic was faster. By query, a fast "
         "moment counts more, because more queries fit in; by moment, every "
         f"{bins.BIN_S} s of the trace counts the same. Intervals redraw the same moments for both.",

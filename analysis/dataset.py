@@ -18,7 +18,7 @@ from analysis.streams import parse_stream, schema
 from testbed.errors import UserError
 from testbed.records import sha256_file
 
-PROFILE_RUN = "profile"
+PROFILE_RUN = "profile"  # and profile-<host> of each further kind of device
 FACTORS = ("run_id", "link", "load", "policy", "trial")
 SAMPLE_COUNTERS = ("bytes", "packets", "drops", "backlog_bytes", "overlimits")
 
@@ -147,7 +147,7 @@ def load_dataset(path: Path) -> Dataset:
             "found neither; give the folder that the run printed"
         )
     environments = _environments([root, *folders])
-    loaded = [_load_run(f, environments) for f in folders if single or f.name != PROFILE_RUN]
+    loaded = [_load_run(f, environments) for f in folders if single or not _is_profile(f)]
     loaded.sort(key=lambda pair: pair[0].index)
     runs = tuple(run for run, _ in loaded)
     resolved = (read_optional(root / "experiment.resolved.json") or {}).get("experiment")
@@ -248,9 +248,16 @@ def _frame(table: pa.Table) -> pd.DataFrame:
     return pd.DataFrame(columns).assign(t_s=float("nan"))
 
 
+def _is_profile(folder: Path) -> bool:
+    return folder.name == PROFILE_RUN or folder.name.startswith(f"{PROFILE_RUN}-")
+
+
 def _on_axis(run: Run, frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     queries = frames["queries"]
-    queries["t_s"] = run.axis.seconds("device", queries["t_start_ns"])
+    for device in set(queries["device"]):
+        own = queries["device"] == device
+        role = run.axis.device_role(device)
+        queries.loc[own, "t_s"] = run.axis.seconds(role, queries.loc[own, "t_start_ns"])
     work_ns = queries[["decide_ns", "head_ns", "encode_ns"]].sum(axis=1)
     queries["send_s"] = queries["t_s"] + work_ns / 1e9
     for kind, column in (("changes", "t_applied_ns"), ("samples", "t_ns")):
@@ -272,9 +279,10 @@ def _tell_reply_apart(queries: pd.DataFrame, server: pd.DataFrame, axis: Axis) -
     """Fill ``reply_ns`` and ``uplink_ns`` where measured clock offsets allow it.
 
     The reply lasts from the server's record of it until the device has the result; the rest of the
-    network time is the uplink's. Both are right to the clocks' bounds, and never clipped.
+    network time is the uplink's. Both are right to the clocks' bounds, and never clipped. The
+    server's record does not tell several devices' queries apart: then both stay unknown.
     """
-    if not {"device", "server"} <= set(axis.clocks):
+    if not {"device", "server"} <= set(axis.clocks) or queries["device"].nunique() > 1:
         return
     answered = server[server["event"] == "query"].drop_duplicates("query").set_index("query")["t_s"]
     end_s = queries["t_s"] + queries["e2e_ns"] / 1e9

@@ -38,9 +38,9 @@ def by_policy(queries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
 
 
 def _series(rows: pd.DataFrame) -> list[Any]:
-    """Latencies in ms, one array a trial, in the order they were asked."""
+    """Latencies in ms, one array a trial and device, in the order they were asked."""
     ordered = rows.sort_values(["trial", "t_s"])
-    return [group["e2e_ns"].to_numpy() / _MS for _, group in ordered.groupby("trial")]
+    return [group["e2e_ns"].to_numpy() / _MS for _, group in ordered.groupby(["trial", "device"])]
 
 
 def spread(name: str, found: Interval) -> dict[str, float]:

@@ -20,11 +20,13 @@ from analysis.campaign_tables import campaign_tables
 from analysis.condition_tables import condition_tables
 from analysis.dataset import Dataset, load_dataset
 from analysis.figures.distribution import draw_distribution
+from analysis.figures.fleet import draw_fleet
 from analysis.figures.lateness import draw_lateness
 from analysis.figures.parts import draw_parts
 from analysis.figures.prediction import draw_prediction, predicted
 from analysis.figures.style import Drawing, palette, save, style
 from analysis.figures.timeline import draw_timeline
+from analysis.fleet import devices_of, fleet_tables
 from analysis.formats import number
 from analysis.hindsight import costs_by_trial, hindsight
 from analysis.interactive import interactive_distribution
@@ -62,7 +64,8 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         sections = [_section(data, queries, judged, link, load) for link, load in data.conditions]
         shared = _link_drawings(data)
         images = _save_all([*(d for s in sections for d in s.drawings), *shared], folder)
-    tables = [*matrix_tables(data), *recovery_tables(data), *campaign_tables(data, queries)]
+    tables = [*matrix_tables(data), *recovery_tables(data), *fleet_tables(data, queries)]
+    tables += campaign_tables(data, queries)
     transfers = stacked("transfers", sections)
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
     summary = summarise(data, sections, tables)
@@ -113,6 +116,14 @@ def _drawings(
     if not len(done):
         return
     colours = palette(data)
+    if len(devices_of(data)) > 1:
+        yield Drawing(
+            f"fleet.{key}",
+            "Each device of the fleet",
+            "Lines on top of each other are devices that fare alike; the further apart, the less "
+            "fair a policy is.",
+            draw_fleet(rows),
+        )
     # One trial is shown: the first that has a result, so that every row meets the same trace.
     trial = int(done["trial"].min())
     runs = [r for r in data.runs if (r.link, r.load, r.trial) == (link, load, trial)]

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import log_ticks, new_figure
 from analysis.metrics import by_policy, counted
-from analysis.policies import DYNAMIC, policy_label
+from analysis.policies import DYNAMIC, policy_label, split_of
 
 
 def draw_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> Figure:
@@ -26,6 +26,7 @@ def draw_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> Figure:
             where="post",
             color=colours[policy],
             linewidth=2.6 if policy == DYNAMIC else 1.6,
+            linestyle="-" if policy == DYNAMIC or split_of(policy) else "--",
             label=policy_label(policy),
         )
     if done["e2e_ns"].max() > 8 * done["e2e_ns"].min():

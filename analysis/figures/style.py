@@ -18,6 +18,8 @@ from testbed.model.table import LOCAL, OFFLOAD
 
 # Okabe and Ito's palette, apart from each other under every common colour blindness.
 _FIXED = {DYNAMIC: "#000000", LOCAL: "#D55E00", OFFLOAD: "#0072B2"}
+# Of the other policies that choose, in order of their names; drawn with dashes where lines meet.
+_CHOOSING = ("#882255", "#8C510A", "#4B0092", "#5A7302", "#B2182B", "#35618F", "#AA4499", "#01665E")
 _SPLITS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#B8A800")
 GREY = "#6E6E6E"
 
@@ -80,11 +82,17 @@ def palette(data: Dataset) -> dict[str, str]:
 
     A static policy has its split's colour, ``dynamic`` is black.
     """
-    named = {run.policy: split_of(run.policy) or DYNAMIC for run in data.runs}
+    policies = {run.policy for run in data.runs}
+    static = {policy: split for policy in policies if (split := split_of(policy)) is not None}
     candidates = (data.profile or {}).get("candidates", {})
-    splits = {*data.queries["split"].dropna(), *candidates, *named.values()} - {DYNAMIC}
+    splits = {*data.queries["split"].dropna(), *candidates, *static.values()}
     colours = split_colours(splits)
-    return {**colours, **{policy: colours[split] for policy, split in named.items()}}
+    choosing = sorted(policies - set(static) - {DYNAMIC})
+    return {
+        **colours,
+        **{policy: colours[split] for policy, split in static.items()},
+        **{policy: _CHOOSING[n % len(_CHOOSING)] for n, policy in enumerate(choosing)},
+    }
 
 
 def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None:

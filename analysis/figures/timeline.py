@@ -59,7 +59,9 @@ def draw_timeline(
         left.set_ylabel(policy_label(policy), color=colours[policy], fontweight="bold")
     for left, right in grid[:1]:
         left.set_title("uplink, Mbit/s")
-        right.set_title("latency, ms (bands: split chosen, above it the best)")
+        devices = sorted(set(done["device"]))
+        by = f" by {devices[0]}" if len(devices) > 1 else ""
+        right.set_title(f"latency, ms (bands: split chosen{by}, above it the best)")
     longest_s = max(run.duration_s for run in runs)
     grid[0, 0].set_xlim(0, longest_s)
     _scale(grid[0, 0], _rates_seen(data, runs))
@@ -130,6 +132,8 @@ def _band(
     place: tuple[float, float],
 ) -> None:
     """A stripe along the axis, coloured by the split named in a column."""
+    # Of several devices the first: their choices would lie on each other.
+    rows = rows[rows["device"] == rows["device"].min()]
     for split, part in rows.groupby(column):
         axes.broken_barh(
             _spans(rows, part),

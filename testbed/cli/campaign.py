@@ -33,7 +33,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     from testbed.orchestrator.campaign import load_traces
     from testbed.orchestrator.choosing import user_policies
     from testbed.orchestrator.link_plan import needs_netem, render_plan
-    from testbed.orchestrator.plan import chosen, make_plan, schedule_json
+    from testbed.orchestrator.plan import check_fleets, chosen, make_plan, schedule_json
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
     if args.trials is not None:
@@ -41,7 +41,8 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     traces = load_traces(experiment)
     whole = make_plan(experiment, prepare(experiment.model).table, traces)
     made = chosen(whole, args.only)
-    user_policies(experiment.policies, made.candidates)
+    check_fleets(experiment, inventory.hosts_of("device"))
+    user_policies(experiment.every_policy, made.candidates)
     tc = render_plan(experiment, made.schedules)
     document = {
         "runs": [asdict(run) for run in made.runs],

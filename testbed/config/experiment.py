@@ -19,6 +19,7 @@ POLICIES = (
 )
 _INPUTS = re.compile(r"synthetic|(images|pack):.+|python:[\w.]+:[\w.]+")
 _WITH_ARGUMENT = re.compile(r"static:.+|python:[\w.]+:\w+")
+FLEET = "fleet:"  # a policy of this prefix gives every device its own
 
 
 class ModelSpec(Strict):
@@ -293,6 +294,14 @@ def _as_names(listed: object) -> object:
     return [str(item) for item in listed] if isinstance(listed, list | tuple) else listed
 
 
+def _check_policy(policy: str) -> None:
+    if policy not in POLICIES and not _WITH_ARGUMENT.fullmatch(policy):
+        raise ValueError(
+            f"unknown policy {policy!r}; expected {', '.join(POLICIES)}, static:<split> or "
+            "static:* for every split, python:<module>:<class>, or fleet:<name>"
+        )
+
+
 class Experiment(Strict):
     """One experiment, as a person wrote it."""
 
@@ -310,6 +319,8 @@ class Experiment(Strict):
     links: dict[Name, LinkSpec] = Field(min_length=1)
     loads: dict[Name, LoadSpec] = Field(default={"none": LoadSpec()}, min_length=1)
     policies: tuple[str, ...] = Field(min_length=1)
+    # Fleet name → device's host → its policy; run as the policy ``fleet:<name>``.
+    fleets: dict[Name, dict[Name, str]] = Field(default_factory=dict)
     crosses: tuple[CrossSpec, ...] = (CrossSpec(),)
     arrivals: ArrivalSpec = ArrivalSpec()
     probe: ProbeSpec = ProbeSpec()
@@ -331,11 +342,8 @@ class Experiment(Strict):
     @classmethod
     def _known_policies(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
         for policy in policies:
-            if policy not in POLICIES and not _WITH_ARGUMENT.fullmatch(policy):
-                raise ValueError(
-                    f"unknown policy {policy!r}; expected {', '.join(POLICIES)}, "
-                    "static:<split> or static:* for every split, or python:<module>:<class>"
-                )
+            if not policy.startswith(FLEET):
+                _check_policy(policy)
         if len(set(policies)) != len(policies):
             raise ValueError("a policy is listed twice")
         return policies
@@ -354,8 +362,38 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
+    def _fleets_named(self) -> Experiment:
+        for name in self.policies:
+            if name.startswith(FLEET) and name.removeprefix(FLEET) not in self.fleets:
+                known = ", ".join(self.fleets) or "none"
+                raise ValueError(f"policies: {name}: no such fleet; fleets are {known}")
+        for fleet, members in self.fleets.items():
+            for device, policy in members.items():
+                if policy.startswith(FLEET) or policy == "static:*":
+                    raise ValueError(f"fleets.{fleet}.{device}: expected one policy, got {policy}")
+                try:
+                    _check_policy(policy)
+                except ValueError as error:
+                    raise ValueError(f"fleets.{fleet}.{device}: {error}") from error
+        return self
+
+    def policy_of(self, policy: str, device: str) -> str:
+        """What a device runs under a policy: itself, or what its fleet gives that device."""
+        if not policy.startswith(FLEET):
+            return policy
+        return self.fleets[policy.removeprefix(FLEET)][device]
+
+    @property
+    def every_policy(self) -> tuple[str, ...]:
+        """The policies as written, with those of the fleets in place of a fleet's name."""
+        names = [p for p in self.policies if not p.startswith(FLEET)]
+        for policy in self.policies:
+            names += self.fleets.get(policy.removeprefix(FLEET), {}).values()
+        return tuple(dict.fromkeys(names))
+
+    @model_validator(mode="after")
     def _deadline_for_its_policy(self) -> Experiment:
-        if "deadline" in self.policies and self.run.deadline is None:
+        if "deadline" in self.every_policy and self.run.deadline is None:
             raise ValueError("run.deadline: the policy deadline needs one")
         return self
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from testbed.config.fields import Name, Strict, read_yaml
+from testbed.errors import UserError
 
 RoleName = Literal["device", "server", "link", "load"]
 
@@ -83,17 +84,20 @@ class Inventory(Strict):
     lab: Literal["local"] | None = None
     # Where the link is shaped; auto: at a router, else where packets arrive, else where they leave.
     shaping: Literal["auto", "router", "egress", "ingress"] = "auto"
+    # Virtual lab: that many devices, each like the one that is written.
+    devices: Annotated[int, Field(ge=1, le=16)] = 1
     hosts: dict[Name, Host] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _roles_covered(self) -> Inventory:
-        for role in ("device", "server"):
-            holders = [name for name, host in self.hosts.items() if role in host.roles]
-            if len(holders) != 1:
-                raise ValueError(
-                    f"hosts: expected exactly one host with role {role}, got "
-                    f"{', '.join(holders) or 'none'}; add it to that host's roles"
-                )
+        if not self.hosts_of("device"):
+            raise ValueError("hosts: expected a host with role device, got none; add it to one")
+        servers = self.hosts_of("server")
+        if len(servers) != 1:
+            raise ValueError(
+                "hosts: expected exactly one host with role server, got "
+                f"{', '.join(servers) or 'none'}; add it to that host's roles"
+            )
         if len([host for host in self.hosts.values() if "link" in host.roles]) > 1:
             raise ValueError("hosts: expected at most one host with role link (the router)")
         if self.shaping == "router" and self.host_of("link") is None:
@@ -124,11 +128,48 @@ class Inventory(Strict):
         if host.router and host.router.kind != "auto":
             raise ValueError(f"hosts.{name}.router.kind: only in the virtual lab (lab: local)")
 
+    @model_validator(mode="after")
+    def _fleet(self) -> Inventory:
+        devices = self.hosts_of("device")
+        if self.devices > 1:
+            if self.lab is None:
+                raise ValueError("devices: only in the virtual lab; write every real device's host")
+            if len(devices) not in (1, self.devices):
+                raise ValueError(
+                    f"devices: expected one host with role device, to be made {self.devices}, got "
+                    f"{', '.join(devices)}"
+                )
+        if self.devices > 1 or len(devices) > 1:
+            router = self.host_of("link")
+            if router is None or router in (*devices, *self.hosts_of("server")):
+                raise ValueError(
+                    "hosts: several devices share the link of a router: give a host of its own the "
+                    "role link"
+                )
+        return self
+
     def host_of(self, role: RoleName) -> str | None:
-        """Name of the host that has the role, or None where no host has it."""
-        return next((name for name, host in self.hosts.items() if role in host.roles), None)
+        """Name of the first host that has the role, or None where no host has it."""
+        return next(iter(self.hosts_of(role)), None)
+
+    def hosts_of(self, role: RoleName) -> tuple[str, ...]:
+        """Names of all hosts that have the role."""
+        return tuple(name for name, host in self.hosts.items() if role in host.roles)
+
+    @property
+    def with_every_device(self) -> Inventory:
+        """The inventory with ``devices`` hosts named by number where one device is written."""
+        written = self.hosts_of("device")
+        if self.devices == 1 or len(written) > 1:
+            return self
+        (one,) = written
+        fleet = {f"{one}{number}": self.hosts[one] for number in range(1, self.devices + 1)}
+        others = {name: host for name, host in self.hosts.items() if name != one}
+        if taken := set(fleet) & set(others):
+            raise UserError(f"hosts.{min(taken)}: the name is one of the {self.devices} devices'")
+        return self.model_copy(update={"hosts": fleet | others})
 
 
 def load_inventory(path: Path) -> Inventory:
     """Read an inventory file; raises UserError naming the file and YAML path of every fault."""
-    return read_yaml(path, Inventory)
+    return read_yaml(path, Inventory).with_every_device

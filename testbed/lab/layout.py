@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from testbed.config import Inventory
@@ -17,6 +17,8 @@ SSH_PORT = 2222  # a fixed one: the address is the namespace's own
 DATA_LINK = "data0"
 MANAGEMENT_LINK = "mgmt0"
 TO_DEVICE, TO_SERVER = "to-device", "to-server"
+# Inside the router's namespace, where several devices share its link.
+BRIDGE, BRIDGE_LINK = "access", "access0"
 _LAB_ID = re.compile(r"^[a-z0-9]{1,8}$")  # an interface name has room for no more
 
 
@@ -57,24 +59,31 @@ class Route:
 class Layout:
     """A whole lab; ``router`` is the router's host name, or None where there is no such host.
 
-    ``uml``: the router is a guest with a kernel of its own (user-mode Linux).
+    ``uml``: the router is a guest with a kernel of its own (user-mode Linux). ``access``: where
+    there are several devices, the router's end of the network that they share, then theirs; a
+    bridge in the router's namespace joins them.
     """
 
     lab_id: str
     subnet: IPv4Network
-    device: str
+    devices: tuple[str, ...]
     router: str | None
     server: str
     seats: tuple[Seat, ...]
     segments: tuple[tuple[End, End], ...]
     routes: tuple[Route, ...]
     uml: bool = False
+    access: tuple[End, ...] = ()
+
+    @property
+    def data_ends(self) -> tuple[End, ...]:
+        """Every end of the data path."""
+        return (*self.access, *(end for pair in self.segments for end in pair))
 
     def data(self, host: str) -> IPv4Address:
-        """The address of the device's or the server's end of the data path."""
+        """The address of a device's or the server's end of the data path."""
         namespace = namespace_of(self.lab_id, host)
-        ends = [end for pair in self.segments for end in pair]
-        return next(end.address.ip for end in ends if end.namespace == namespace)
+        return next(end.address.ip for end in self.data_ends if end.namespace == namespace)
 
 
 def check_id(lab_id: str) -> str:
@@ -108,8 +117,8 @@ def plan_layout(lab_id: str, inventory: Inventory, subnet: IPv4Network) -> Layou
 
     Raises UserError for an inventory that the lab has no place for.
     """
-    device, router, server = _parts(inventory)
-    hosts = [device, *([router] if router else []), server]
+    devices, router, server = _parts(inventory)
+    hosts = [*devices, *([router] if router else []), server]
     blocks = subnet.subnets(new_prefix=30)
     seats = tuple(
         Seat(
@@ -120,45 +129,48 @@ def plan_layout(lab_id: str, inventory: Inventory, subnet: IPv4Network) -> Layou
         )
         for index, (host, block) in enumerate(zip(hosts, blocks))  # noqa: B905 (blocks outlast)
     )
-    segments, routes = _data_path(lab_id, hosts, subnet)
-    return Layout(lab_id, subnet, device, router, server, seats, segments, routes)
+    layout = Layout(lab_id, subnet, devices, router, server, seats, (), ())
+    return _with_data_path(layout)
 
 
-def _parts(inventory: Inventory) -> tuple[str, str | None, str]:
-    device, server = inventory.host_of("device"), inventory.host_of("server")
-    assert device is not None  # by the inventory's own check
-    assert server is not None
-    if device == server:
+def _parts(inventory: Inventory) -> tuple[tuple[str, ...], str | None, str]:
+    devices, server = inventory.hosts_of("device"), inventory.host_of("server")
+    assert server is not None  # by the inventory's own check
+    if server in devices:
         raise UserError(
-            f"hosts.{device}.roles: device and server on one host have no link between them; "
+            f"hosts.{server}.roles: device and server on one host have no link between them; "
             "give each a host of its own"
         )
     link = inventory.host_of("link")
-    router = link if link not in (device, server) else None
-    extra = sorted(set(inventory.hosts) - {device, router, server})
+    router = link if link not in (*devices, server) else None
+    extra = sorted(set(inventory.hosts) - {*devices, router, server})
     if extra:
         raise UserError(
-            f"hosts.{extra[0]}: the virtual lab has a device, a router and a server, no more; "
+            f"hosts.{extra[0]}: the virtual lab has devices, a router and a server, no more; "
             "give its roles to one of these and remove the host"
         )
-    return device, router, server
+    return devices, router, server
 
 
-def _data_path(
-    lab_id: str, hosts: list[str], subnet: IPv4Network
-) -> tuple[tuple[tuple[End, End], ...], tuple[Route, ...]]:
-    names = [namespace_of(lab_id, host) for host in hosts]
-    near, far = list(subnet.subnets(new_prefix=26))[2:]
-    if len(names) == 2:
-        joined = (End(names[0], DATA_LINK, _in(near, 1)), End(names[1], DATA_LINK, _in(near, 2)))
-        return (joined,), ()
-    device, router, server = names
-    segments = (
-        (End(device, DATA_LINK, _in(near, 1)), End(router, TO_DEVICE, _in(near, 2))),
-        (End(server, DATA_LINK, _in(far, 2)), End(router, TO_SERVER, _in(far, 1))),
-    )
-    routes = (Route(device, far, near[2]), Route(server, near, far[1]))
-    return segments, routes
+def _with_data_path(layout: Layout) -> Layout:
+    """The layout with its data path: device and server joined, or each with the router."""
+    near, far = list(layout.subnet.subnets(new_prefix=26))[2:]
+    devices = [namespace_of(layout.lab_id, host) for host in layout.devices]
+    server = namespace_of(layout.lab_id, layout.server)
+    if layout.router is None:
+        (device,) = devices
+        joined = (End(device, DATA_LINK, _in(near, 1)), End(server, DATA_LINK, _in(near, 2)))
+        return replace(layout, segments=(joined,))
+    router = namespace_of(layout.lab_id, layout.router)
+    # One device is at .1 and the router at .2; more devices go on from .3.
+    places = [1, *range(3, 2 + len(devices))]
+    ends = [End(name, DATA_LINK, _in(near, n)) for name, n in zip(devices, places, strict=True)]
+    hub = End(router, TO_DEVICE, _in(near, 2))
+    behind = (End(server, DATA_LINK, _in(far, 2)), End(router, TO_SERVER, _in(far, 1)))
+    routes = (*(Route(name, far, near[2]) for name in devices), Route(server, near, far[1]))
+    if len(ends) == 1:
+        return replace(layout, segments=((ends[0], hub), behind), routes=routes)
+    return replace(layout, segments=(behind,), routes=routes, access=(hub, *ends))
 
 
 def _in(network: IPv4Network, index: int) -> IPv4Interface:

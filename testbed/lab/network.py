@@ -18,7 +18,15 @@ from pyroute2 import IPRoute, netns
 
 from testbed.errors import HostError, UserError
 from testbed.lab.journal import NETNS_DIR
-from testbed.lab.layout import End, Layout, Seat, namespace_of, used_networks
+from testbed.lab.layout import (
+    BRIDGE,
+    BRIDGE_LINK,
+    End,
+    Layout,
+    Seat,
+    namespace_of,
+    used_networks,
+)
 from testbed.link import offload
 
 _CLONE_NEWNET = 0x40000000  # sched.h; os.unshare is younger than the oldest Python in use
@@ -81,6 +89,9 @@ def build(layout: Layout) -> None:
             _plain_checksums(seat.outside_link for seat in layout.seats)
     for left, right in layout.segments:
         in_namespace(left.namespace, partial(_segment, left, right))
+    if layout.access:
+        hub, *members = layout.access
+        in_namespace(hub.namespace, partial(_bridge, hub, members))
     for seat in layout.seats:
         in_namespace(seat.namespace, partial(_configure, layout, seat))
 
@@ -105,15 +116,15 @@ def create(name: str) -> None:
 
 
 def prove(layout: Layout) -> None:
-    """Return once the server's data address answers the device, by refusing a connection.
+    """Return once the server's data address answers every device, by refusing a connection.
 
     A veth that is up carries nothing until the kernel has noticed its peer, up to a second later.
     Raises HostError if it stays silent.
     """
     server = (str(layout.data(layout.server)), _DISCARD_PORT)
-    in_namespace(
-        namespace_of(layout.lab_id, layout.device), partial(_await_refusal, layout, server)
-    )
+    for device in layout.devices:
+        wait = partial(_await_refusal, device, server)
+        in_namespace(namespace_of(layout.lab_id, device), wait)
 
 
 def remove(namespaces: list[str], links: list[str]) -> list[str]:
@@ -134,7 +145,7 @@ def remove(namespaces: list[str], links: list[str]) -> list[str]:
     return removed
 
 
-def _await_refusal(layout: Layout, server: tuple[str, int]) -> None:
+def _await_refusal(device: str, server: tuple[str, int]) -> None:
     deadline = time.monotonic() + _PATH_S
     while time.monotonic() < deadline:
         try:
@@ -143,7 +154,7 @@ def _await_refusal(layout: Layout, server: tuple[str, int]) -> None:
             return
         except TimeoutError:
             continue
-    raise HostError(layout.device, f"no answer from {server[0]} on the data path in {_PATH_S} s")
+    raise HostError(device, f"no answer from {server[0]} on the data path in {_PATH_S} s")
 
 
 def _settle(forwarding: bool) -> None:
@@ -166,9 +177,24 @@ def _segment(left: End, right: End) -> None:
         _join(ip, left.link, right)
 
 
+def _bridge(hub: End, members: list[End]) -> None:
+    """A network that the hub shares with all members: a bridge of the hub's own namespace."""
+    ports = [f"port{number}" for number in range(1, len(members) + 1)]
+    with IPRoute() as ip:
+        ip.link("add", ifname=BRIDGE, kind="bridge")
+        bridge = ip.link_lookup(ifname=BRIDGE)[0]
+        ip.link("add", ifname=BRIDGE_LINK, kind="veth", peer={"ifname": hub.link})
+        for port, member in zip(ports, members, strict=True):
+            _join(ip, port, member)
+        for port in (BRIDGE_LINK, *ports):
+            index = ip.link_lookup(ifname=port)[0]
+            ip.link("set", index=index, master=bridge, state="up")
+        ip.link("set", index=bridge, state="up")
+
+
 def ends_of(layout: Layout, seat: Seat) -> tuple[End, ...]:
     """The links of a host: management first, then its ends of the data path."""
-    data = (end for pair in layout.segments for end in pair if end.namespace == seat.namespace)
+    data = (end for end in layout.data_ends if end.namespace == seat.namespace)
     return (seat.management, *data)
 
 

@@ -11,7 +11,7 @@ from testbed.config import Experiment, Inventory
 from testbed.errors import TestbedError, UserError
 from testbed.model.cache import Prepared, prepare
 from testbed.orchestrator.choosing import load_message, policy_message, user_policies
-from testbed.orchestrator.fingerprint import find_profile, profile_key
+from testbed.orchestrator.fingerprint import alike_devices, find_profile, profile_key
 from testbed.orchestrator.inputs import (
     keep,
     keep_pictures,
@@ -20,10 +20,17 @@ from testbed.orchestrator.inputs import (
     real_pictures,
 )
 from testbed.orchestrator.ledger import Ledger
-from testbed.orchestrator.plan import DIRECTIONS, Plan, PlannedRun, chosen, make_plan
+from testbed.orchestrator.plan import (
+    DIRECTIONS,
+    Plan,
+    PlannedRun,
+    check_fleets,
+    chosen,
+    make_plan,
+)
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.profiling import cycle_conditions, cycle_run, describe_profile
-from testbed.orchestrator.run import Conditions, execute, verify
+from testbed.orchestrator.run import Conditions, Told, execute
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import (
     RunFolder,
@@ -32,6 +39,7 @@ from testbed.orchestrator.store import (
     set_aside,
     sole_writer,
 )
+from testbed.orchestrator.wholeness import verify
 from testbed.records import MANIFEST, write_json
 from testbed.traces.formats import load_trace
 from testbed.traces.trace import BandwidthTrace
@@ -110,7 +118,8 @@ class Campaign:
         plan = make_plan(experiment, self.prepared.table, self.traces)
         self.plan: Plan = chosen(plan, only)
         pictures = real_pictures(experiment.inputs, self.prepared.table)
-        self.sources = user_policies(experiment.policies, self.plan.candidates)
+        check_fleets(experiment, inventory.hosts_of("device"))
+        self.sources = user_policies(experiment.every_policy, self.plan.candidates)
         self.resumed = resume is not None
         if resume is not None:
             refuse_other_model(resume, self.prepared.archive_sha256)
@@ -202,13 +211,13 @@ class Campaign:
         self._verify_link(session)
         self._write_trees("shaped", session)
         self.listener.stage("verify: split equals whole over the wire")
-        write_json(self.folder / "verify.json", {"splits": verify(session)})
-        profile = self._profile(session)
+        write_json(self.folder / "verify.json", verify(session))
+        profiles = self._profiles(session)
         for planned in self.ledger.due():
             again = True
             while again:
                 self.ledger.begin(planned)
-                manifest = self._run_one(session, planned, self._conditions(planned, profile))
+                manifest = self._run_one(session, planned, self._conditions(planned, profiles))
                 again = self.ledger.ended(planned, manifest)
                 if manifest["state"] == "interrupted":
                     raise KeyboardInterrupt
@@ -224,48 +233,75 @@ class Campaign:
         self.listener.run_finished(planned, manifest)
         return manifest
 
-    def _conditions(self, planned: PlannedRun, profile: dict[str, Any]) -> Conditions:
+    def _conditions(
+        self, planned: PlannedRun, profiles: Mapping[str, tuple[str, dict[str, Any]]]
+    ) -> Conditions:
+        """``profiles``: device role to its host and that host's profile."""
         link = self.experiment.links[planned.link]
         spec = self.experiment.loads[planned.load]
         load = load_message(spec, planned.duration_ns, planned.seed)
         schedules = self.plan.schedules[planned.link]
+
+        def told(host: str, profile: dict[str, Any]) -> Told:
+            name = self.experiment.policy_of(planned.policy, host)
+            message = policy_message(name, self.sources, schedules["uplink"], load)
+            return Told(message, profile)
+
         return Conditions(
             schedules=schedules,
-            policy=policy_message(planned.policy, self.sources, schedules["uplink"], load),
-            profile=profile,
+            devices={role: told(host, profile) for role, (host, profile) in profiles.items()},
             load=load,
             step_ns=link.step,
             congestion_control=link.congestion_control,
         )
 
-    def _profile(self, session: Session) -> dict[str, Any]:
-        """Measure every candidate in the rhythm of a run, at a constant rate; once a campaign."""
-        if (self.folder / "profile.json").exists():
-            return read_kept(self.folder / "profile.json")
-        experiment, spec = self.experiment, self.experiment.profile
-        kept = find_profile(profile_key(session), experiment.batch)
-        if kept is not None:
+    def _profiles(self, session: Session) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Each device role's host and profile: kept, measured in this campaign, or of its like."""
+        path = self.folder / "profile.json"
+        if not path.exists():
+            write_json(path, self._new_profiles(session))
+        document = read_kept(path)
+        of_each: dict[str, Any] = document.get("devices", {})
+        return {
+            role: (host, of_each.get(host, document)) for role, host in session.device_roles.items()
+        }
+
+    def _new_profiles(self, session: Session) -> dict[str, Any]:
+        """The document of the first device's profile; ``devices`` holds all, where several are."""
+        if len(session.device_roles) == 1:
+            kept = find_profile(profile_key(session), self.experiment.batch)
+            if kept is None:
+                return self._measure_profile(session, "device")
             path, profile = kept
             self.listener.stage(f"profile: reused from {path}; its key is this campaign's")
-            profile["reused"] = str(path)
-            write_json(self.folder / "profile.json", profile)
-            return profile
-        conditions = cycle_conditions(experiment, spec.rate, spec.queries)
-        planned = cycle_run(experiment, "profile", experiment.batch, experiment.seed)
+            return {**profile, "reused": str(path)}
+        likes = alike_devices(session)
+        measured: dict[str, Any] = {}
+        for role, host in session.device_roles.items():
+            if likes[host] == host:
+                measured[host] = self._measure_profile(session, role)
+        found = {host: {**measured[like], "measured_on": like} for host, like in likes.items()}
+        return {**next(iter(found.values())), "devices": found}
+
+    def _measure_profile(self, session: Session, role: str) -> dict[str, Any]:
+        """Every candidate in the rhythm of a run, at a constant rate, on one device."""
+        experiment, spec = self.experiment, self.experiment.profile
+        conditions = cycle_conditions(experiment, spec.rate, spec.queries, role)
+        name = role.replace("device", "profile", 1)
+        planned = cycle_run(experiment, name, experiment.batch, experiment.seed)
         manifest = self._run_one(session, planned, conditions)
         if manifest["state"] == "interrupted":
             raise KeyboardInterrupt
         if manifest["state"] != "complete":
             raise TestbedError(f"profile: {'; '.join(manifest['reasons'])}")
-        lines = (self.folder / "profile" / "queries.jsonl").read_text().splitlines()
+        lines = (self.folder / name / "queries.jsonl").read_text().splitlines()
         profile = profile_from_records(
             map(json.loads, lines), candidates=self.plan.candidates, up_bps=spec.rate
         )
-        profile |= describe_profile(
+        told = describe_profile(
             experiment, self.prepared.archive_sha256, experiment.batch, spec.rate
         )
-        write_json(self.folder / "profile.json", profile)
-        return profile
+        return profile | told
 
 
 def refuse_other_model(folder: Path, archive_sha256: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,10 @@ def profile_key(session: Session) -> dict[str, Any]:
     experiment, prepared = session.experiment, session.prepared
     assert prepared is not None, "a profile is of a model"
     environments, pictures = session.environments(), session.folder / PICTURES
-    hosts = {}
-    for role in ("device", "server"):
-        name = session.host_of(role)
-        spec = session.inventory.hosts[name]
-        facts = {fact: environments[name][fact] for fact in _HOST_FACTS}
-        hosts[role] = {**facts, "threads": spec.threads, "accelerator": spec.accelerator}
+    hosts = {
+        role: _facts_of(session, environments, session.host_of(role))
+        for role in ("device", "server")
+    }
     return {
         "archive_sha256": prepared.archive_sha256,
         "candidates": list(session.plan.candidates),
@@ -43,6 +42,25 @@ def profile_key(session: Session) -> dict[str, Any]:
         "engine": {"torch": hosts["device"]["torch"], "code": _code_digest()},
         "hosts": hosts,
     }
+
+
+def _facts_of(
+    session: Session, environments: Mapping[str, Mapping[str, Any]], host: str
+) -> dict[str, Any]:
+    spec = session.inventory.hosts[host]
+    facts = {fact: environments[host][fact] for fact in _HOST_FACTS}
+    return {**facts, "threads": spec.threads, "accelerator": spec.accelerator}
+
+
+def alike_devices(session: Session) -> dict[str, str]:
+    """Each device's host to the first one that is its like, and whose profile serves for both."""
+    environments = session.environments()
+    firsts: dict[str, str] = {}
+    likes = {}
+    for host in session.device_roles.values():
+        facts = {**_facts_of(session, environments, host), "hostname": None}
+        likes[host] = firsts.setdefault(json.dumps(facts, sort_keys=True), host)
+    return likes
 
 
 def _code_digest() -> str:

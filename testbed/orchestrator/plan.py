@@ -83,19 +83,31 @@ def make_schedules(
 def expand_policies(experiment: Experiment, table: SplitTable) -> tuple[str, ...]:
     """The policies by name, ``static:*`` expanded; UserError for a split that is no candidate."""
     candidates = table.candidates(experiment.candidates)
-    names: list[str] = []
-    for policy in experiment.policies:
-        split = policy.removeprefix("static:") if policy.startswith("static:") else ""
-        if split == "*":
-            names += [f"static:{c}" for c in candidates if c not in (LOCAL, OFFLOAD)]
-        elif split and split not in candidates:
+    for policy in experiment.every_policy:
+        split = policy.removeprefix("static:") if policy.startswith("static:") else "*"
+        if split != "*" and split not in candidates:
             raise UserError(
                 f"policies: {policy}: split {split} is not a candidate of {table.model}; "
                 f"candidates are {', '.join(candidates)}"
             )
+    names: list[str] = []
+    for policy in experiment.policies:
+        if policy == "static:*":
+            names += [f"static:{c}" for c in candidates if c not in (LOCAL, OFFLOAD)]
         else:
             names.append(policy)
     return tuple(dict.fromkeys(names))
+
+
+def check_fleets(experiment: Experiment, devices: Sequence[str]) -> None:
+    """UserError unless every fleet gives every device of the inventory, and no other, a policy."""
+    for name, fleet in experiment.fleets.items():
+        if wrong := set(fleet) ^ set(devices):
+            raise UserError(
+                f"fleets.{name}: expected a policy for each device of the inventory "
+                f"({', '.join(devices)}); {min(wrong)} is "
+                f"{'none of them' if min(wrong) in fleet else 'left out'}"
+            )
 
 
 def _crossed(experiment: Experiment, table: SplitTable) -> dict[tuple[int, str, str], list[str]]:

@@ -13,7 +13,7 @@ from testbed.errors import TestbedError
 from testbed.orchestrator.fingerprint import profile_key
 from testbed.orchestrator.plan import DIRECTIONS, PlannedRun
 from testbed.orchestrator.profile import drift, profile_from_records, widest
-from testbed.orchestrator.run import Conditions, execute
+from testbed.orchestrator.run import Conditions, Told, execute
 from testbed.orchestrator.session import OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.traces.trace import Schedule
@@ -24,13 +24,17 @@ CYCLE_MOST_NS = 300 * 10**9
 Say = Callable[[str], None]
 
 
-def cycle_conditions(experiment: Experiment, rate_bps: int, queries: int) -> Conditions:
-    """Every candidate ``queries`` times in shuffled blocks, at one rate both ways, no load."""
+def cycle_conditions(
+    experiment: Experiment, rate_bps: int, queries: int, device: str = "device"
+) -> Conditions:
+    """Every candidate ``queries`` times in shuffled blocks, at one rate both ways, no load.
+
+    One device role alone: the others would be in its way.
+    """
     link = next(iter(experiment.links.values()))
     return Conditions(
         schedules=dict.fromkeys(DIRECTIONS, Schedule.constant(rate_bps, end="hold")),
-        policy={"name": "cycle", "queries": queries},
-        profile=None,
+        devices={device: Told({"name": "cycle", "queries": queries}, None)},
         load=None,
         step_ns=link.step,
         congestion_control=link.congestion_control,

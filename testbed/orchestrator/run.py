@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from testbed.encodings import Encoding, parse_features, parse_input
 from testbed.errors import GroupError, TestbedError
 from testbed.hosts.connection import each
 from testbed.model.table import LOCAL, OFFLOAD
@@ -25,18 +24,32 @@ from testbed.traces.trace import Schedule
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 30.0
 _CHECK_INTERVAL_S = 1.0
-# Largest difference of a logit, as a share of the largest logit: from arithmetic alone (another
-# CPU, GPU or thread count), and with features rounded to 11 bits.
-_TOLERANCE, _TOLERANCE_ROUNDED = 1e-4, 2e-2
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one device decides by."""
+
+    policy: dict[str, Any]
+    profile: dict[str, Any] | None
+
+    @property
+    def chooses(self) -> bool:
+        """Whether it goes by the profile; what a fixed choice measures holds whatever that says."""
+        name: str = self.policy["name"]
+        return name not in (LOCAL, OFFLOAD) and not name.startswith("static:")
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the roles are told for one run, beyond the plan."""
+    """What the roles are told for one run, beyond the plan.
+
+    Attributes:
+        devices: the device roles that take part.
+    """
 
     schedules: Mapping[str, Schedule]
-    policy: dict[str, Any]
-    profile: dict[str, Any] | None
+    devices: Mapping[str, Told]
     load: dict[str, Any] | None  # the load role's ``start``; None without load
     step_ns: int
     congestion_control: str | None
@@ -60,7 +73,7 @@ def execute(
         folder.append(file, record)
         if file == "queries" and record["kind"] == "measured":
             if record["status"] not in ("ok", "dropped"):
-                run.not_ok_due_ns.append(record["t_due_ns"])
+                run.not_ok_due_ns[role].append(record["t_due_ns"])
             elif record["predicted_ns"]:
                 off = record["e2e_ns"] / record["predicted_ns"]
                 run.off_predicted.setdefault(record["split"], []).append(off)
@@ -94,7 +107,7 @@ class _Run:
         self.done: dict[str, Any] = {}
         self.t0_ns: dict[str, int] = {}
         self.going: list[str] = []
-        self.not_ok_due_ns: list[int] = []
+        self.not_ok_due_ns: dict[str, list[int]] = {role: [] for role in conditions.devices}
         self.off_predicted: dict[str, list[float]] = {}
         self.link_records: list[dict[str, Any]] = []
         self.environments = session.environments()
@@ -118,33 +131,39 @@ class _Run:
             directions = self.session.link_directions(name, self.planned.link)
             self._start(name, {"schedules": wanted, "directions": directions})
         if self.conditions.load:
-            server = server_endpoint(self.session, self.token)
+            server = self.session.server_endpoint(self.token)
             self._start("load", {**self.conditions.load, "server": server})
-        self._start("device", self._device_start())
+        devices = list(self.conditions.devices)
+        begin = {name: partial(self._start, name, self._device_start(name)) for name in devices}
+        each("start devices", begin)
         for name in self.session.link_roles:
             self._go(name)
             went = roles[name].wait("went", timeout_s=_STOP_TIMEOUT_S)
             self.t0_ns[name] = went["t0_ns"]
         if self.conditions.load:
             self._go("load")
-        self._go("device")
-        self.done["device"] = self._device_done()
-        self.t0_ns["device"] = self.done["device"]["t0_ns"]
-        self.going.remove("device")
-        if self.done["device"]["queries"] == 0:
-            raise TestbedError(f"{run_id}: the device measured no query in the run's duration")
+        for name in devices:
+            self._go(name)
+        self._await_devices()
+        for name in devices:
+            self.t0_ns[name] = self.done[name]["t0_ns"]
+            if self.done[name]["queries"] == 0:
+                raise TestbedError(f"{run_id}: {name} measured no query in the run's duration")
 
-    def _device_done(self) -> dict[str, Any]:
-        """Wait for the device; a role that ends in the meantime ends the run at once."""
+    def _await_devices(self) -> None:
+        """Wait for every device; a role that ends in the meantime ends the run at once."""
         run_ns = self.planned.duration_ns + self.session.experiment.run.timeout
         deadline_s = time.monotonic() + run_ns / 1e9 + _STOP_TIMEOUT_S
-        device = self.session.roles["device"]
-        while time.monotonic() < deadline_s:
-            if (done := device.poll("done", _CHECK_INTERVAL_S)) is not None:
-                return done
-            for name in self.going:
-                self.session.roles[name].check()
-        return device.wait("done", timeout_s=0.0)
+        for name in self.conditions.devices:
+            device = self.session.roles[name]
+            while (done := device.poll("done", _CHECK_INTERVAL_S)) is None:
+                if time.monotonic() >= deadline_s:
+                    done = device.wait("done", timeout_s=0.0)
+                    break
+                for other in self.going:
+                    self.session.roles[other].check()
+            self.done[name] = done
+            self.going.remove(name)
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
         message = {"type": "start", "run_id": self.planned.run_id, **message}
@@ -154,14 +173,15 @@ class _Run:
         self.session.roles[name].send({"type": "go"})
         self.going.append(name)  # from here on it owes a ``done``
 
-    def _device_start(self) -> dict[str, Any]:
-        experiment = self.session.experiment
+    def _device_start(self, name: str) -> dict[str, Any]:
+        experiment, told = self.session.experiment, self.conditions.devices[name]
         return {
-            "device": self.session.host_of("device"),
-            "policy": self.conditions.policy,
-            "seed": self.planned.seed,
-            "server": server_endpoint(self.session, self.token),
-            "profile": self.conditions.profile,
+            "device": self.session.host_of(name),
+            "policy": told.policy,
+            # Devices that drew alike would ask at the same moments.
+            "seed": self.planned.seed + list(self.session.device_roles).index(name),
+            "server": self.session.server_endpoint(self.token),
+            "profile": told.profile,
             "warmup_queries": experiment.run.warmup_queries,
             "duration_ns": self.planned.duration_ns,
             "probe": {
@@ -185,7 +205,7 @@ class _Run:
         # Device and load first: what they still send must find a server. One that fails keeps
         # none of the others going.
         outcomes: dict[str, BaseException | None] = {}
-        first = [name for name in self.going if name in ("device", "load")]
+        first = [name for name in self.going if name in (*self.conditions.devices, "load")]
         for names in (*([name] for name in first), [n for n in self.going if n not in first]):
             try:
                 self.done |= each("stop", {name: partial(stop_one, name) for name in names})
@@ -211,16 +231,16 @@ class _Run:
         self.folder.write("qdisc.after.json", shaped)
         pairs = self._environments_after(reasons)
         schedules = self.conditions.schedules
-        begun_ns = self.done.get("device", {}).get("t0_ns", 0)
+        devices = self.conditions.devices
+        alone = len(devices) == 1  # else each is slowed by the others, which no profile tells
         found = judge(
             self.done,
             self.conditions.step_ns,
             session.link_roles,
-            unexplained((due_ns - begun_ns for due_ns in self.not_ok_due_ns), schedules.values()),
+            {name: self._not_ok(name) for name in devices},
             hosts=pairs,
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
-            # What a fixed choice measured holds whatever the profile says.
-            off_predicted=self.off_predicted if self._chooses else None,
+            off_predicted=self.off_predicted if alone and devices["device"].chooses else None,
         )
         assert session.link_check is not None, "the session is open"
         unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]
@@ -241,10 +261,10 @@ class _Run:
             }
         )
 
-    @property
-    def _chooses(self) -> bool:
-        name: str = self.conditions.policy["name"]
-        return name not in (LOCAL, OFFLOAD) and not name.startswith("static:")
+    def _not_ok(self, name: str) -> int:
+        begun_ns = self.done.get(name, {}).get("t0_ns", 0)
+        dues_ns = (due_ns - begun_ns for due_ns in self.not_ok_due_ns[name])
+        return unexplained(dues_ns, self.conditions.schedules.values())
 
     def _environments_after(
         self, reasons: list[str]
@@ -259,57 +279,3 @@ class _Run:
             changed = {k: v for k, v in ends[host].items() if v != begun.get(k)}
             self.folder.write(f"environment.{host}.json", {**begun, "after": changed})
         return {host: (begun, ends[host]) for host, begun in self.environments.items()}
-
-
-def server_endpoint(session: Session, token: str) -> dict[str, Any]:
-    """Where the device finds the server's data socket."""
-    data = session.inventory.hosts[session.host_of("server")].data
-    assert data is not None
-    return {"address": str(data.address), "port": session.ready["server"]["port"], "token": token}
-
-
-def verify(session: Session) -> dict[str, Any]:
-    """Prove *split equals whole* over the wire for every candidate; returns the findings.
-
-    Raises TestbedError naming the splits where bytes or results differ beyond the encoding's
-    tolerance.
-    """
-    token = secrets.token_hex(16)
-    server, device = session.roles["server"], session.roles["device"]
-    start = {"type": "start", "run_id": "verify", "token": token}
-    server.request(start, "started", timeout_s=_START_TIMEOUT_S)
-    server.send({"type": "go"})
-    endpoint = server_endpoint(session, token)
-    message = {"type": "verify", "server": endpoint, "congestion_control": None}
-    try:
-        found = device.request(message, "verified", timeout_s=_START_TIMEOUT_S)["splits"]
-    finally:
-        server.stop()
-        server.wait("done", timeout_s=_STOP_TIMEOUT_S)
-    encoding = session.experiment.encoding
-    codes = {split: parse_features(encoding.features) for split in found}
-    if OFFLOAD in codes:
-        codes[OFFLOAD] = parse_input(encoding.input)
-    wrong = [
-        f"{split} (max difference {f['max_abs']:.3g}, same top-1: {f['top1']}, "
-        f"bytes as sent: {f['digest']})"
-        for split, f in found.items()
-        if not _agrees(f, codes[split])
-    ]
-    if wrong:
-        raise TestbedError(
-            f"split equals whole: expected the whole model's result, got another at {wrong}; "
-            "do the hosts have the same torch?"
-        )
-    return dict(found)
-
-
-def _agrees(found: dict[str, Any], code: Encoding) -> bool:
-    """Whether a result is within the encoding's tolerance; a coarse one's loss is only told."""
-    if not found["digest"]:
-        return False
-    if code.coarse:
-        return True
-    tolerance = _TOLERANCE if code.lossless else _TOLERANCE_ROUNDED
-    near = found["equal"] or found["max_abs"] <= tolerance * found["largest"]
-    return bool(near and found["top1"])

@@ -147,6 +147,8 @@ class Session(AbstractContextManager["Session"]):
 
     def host_of(self, role: str) -> str:
         """The host that runs a role (``link-device`` runs on the device's host)."""
+        if role in self.device_roles:
+            return self.device_roles[role]
         wanted = role.removeprefix("link-")
         host = self.inventory.host_of(wanted)  # type: ignore[arg-type]
         if host is None and wanted == "load":
@@ -156,13 +158,23 @@ class Session(AbstractContextManager["Session"]):
         return host
 
     @property
+    def device_roles(self) -> dict[str, str]:
+        """Device role names to their hosts: ``device``, and ``device-<host>`` for each further."""
+        first, *others = self.inventory.hosts_of("device")
+        return {"device": first, **{f"device-{host}": host for host in others}}
+
+    @property
+    def _workers(self) -> list[str]:
+        return [*self.device_roles, "server"]
+
+    @property
     def needs_load(self) -> bool:
         """Whether any condition of the experiment loads the server."""
         return any(load.kind != "none" for load in self.experiment.loads.values())
 
     @property
     def _role_names(self) -> list[str]:
-        return ["device", "server", *self.link_roles, *(["load"] if self.needs_load else [])]
+        return [*self._workers, *self.link_roles, *(["load"] if self.needs_load else [])]
 
     @property
     def _torch_minimum(self) -> str | None:
@@ -224,7 +236,7 @@ class Session(AbstractContextManager["Session"]):
     def _refuse_missing_codecs(self) -> None:
         encoding = self.experiment.encoding
         wanted = [parse_input(encoding.input), parse_features(encoding.features)]
-        for name in ("device", "server"):
+        for name in self._workers:
             if name in self.roles:
                 lacking = missing(wanted, self.roles[name].hello["codecs"])
                 for used, package in lacking.items():
@@ -236,7 +248,7 @@ class Session(AbstractContextManager["Session"]):
 
     @staticmethod
     def _kind(name: str) -> RoleName:
-        return "link" if name.startswith("link") else name  # type: ignore[return-value]
+        return name.partition("-")[0]  # type: ignore[return-value]
 
     def _start_role(self, name: str, deployed: str) -> RoleProcess:
         host = self.host_of(name)
@@ -267,7 +279,7 @@ class Session(AbstractContextManager["Session"]):
     def set_batch(self, batch: int) -> None:
         """Set device and server up again, for queries of another batch size."""
         self.experiment = self.experiment.model_copy(update={"batch": batch})
-        work = {n: partial(self._set_up, n, self._setup(n)) for n in ("device", "server")}
+        work = {n: partial(self._set_up, n, self._setup(n)) for n in self._workers}
         self.ready |= each("set up roles", work)
 
     def _set_up(self, name: str, message: dict[str, Any]) -> dict[str, Any]:
@@ -305,7 +317,9 @@ class Session(AbstractContextManager["Session"]):
         if name == "server":
             assert host.data is not None
             return {**message, "data": {"address": str(host.data.address), "port": host.data.port}}
-        return {**message, "input_seed": self.experiment.seed, "inputs": 8}
+        # Every device has pictures of its own.
+        seed = self.experiment.seed + list(self.device_roles).index(name)
+        return {**message, "input_seed": seed, "inputs": 8}
 
     def _link_setup(self, name: str) -> dict[str, Any]:
         directions = self.link_directions(name, next(iter(self.experiment.links)))
@@ -359,6 +373,12 @@ class Session(AbstractContextManager["Session"]):
                 f"hosts.{self.host_of(name)}.router: missing; give to_device and to_server"
             )
         return host.router.to_server if side == "uplink" else host.router.to_device
+
+    def server_endpoint(self, token: str) -> dict[str, Any]:
+        """Where a device finds the server's data socket, and the run's token."""
+        data = self.inventory.hosts[self.host_of("server")].data
+        assert data is not None
+        return {"address": str(data.address), "port": self.ready["server"]["port"], "token": token}
 
     def clocks(self) -> dict[str, ClockOffset]:
         """Offset and bound of every host to the orchestrator, measured now."""

@@ -18,9 +18,9 @@ from testbed.orchestrator.fingerprint import store_profile
 from testbed.orchestrator.inputs import keep_pictures, real_pictures
 from testbed.orchestrator.plan import make_plan
 from testbed.orchestrator.profiling import Profiler, Say
-from testbed.orchestrator.run import verify
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import new_campaign
+from testbed.orchestrator.wholeness import verify
 from testbed.policy.latency import candidates_from_profile, predict_ns
 from testbed.records import write_json
 from testbed.traces.formats import load_trace
@@ -111,7 +111,7 @@ def _verify(session: Session, folder: Path, say: Say) -> None:
     write_json(folder / "link_verification.json", check.document)
     for fault in check.faults:
         say(f"unverified: {fault}")
-    write_json(folder / "verify.json", {"splits": verify(session)})
+    write_json(folder / "verify.json", verify(session))
 
 
 def _refuse_missing(session: Session) -> None:

@@ -42,7 +42,7 @@ def judge(
     done: Mapping[str, Any],
     step_ns: int,
     link_roles: Iterable[str],
-    not_ok: int,
+    not_ok: Mapping[str, int],
     *,
     hosts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
     clock_bounds_ns: Mapping[str, int] | None = None,
@@ -54,24 +54,21 @@ def judge(
         done: each role's last message.
         step_ns: of the link's schedule.
         link_roles: names of the link roles in ``done``.
-        not_ok: measured queries that fell back or failed, those that an outage explains apart.
+        not_ok: of each device role, measured queries that fell back or failed, those that an
+            outage explains apart.
         hosts: each host's environment before and after.
         clock_bounds_ns: how far off each host's clock offset may be.
         off_predicted: measured ÷ predicted times of the run's queries, by split.
     """
     outside = [
         *_late(done, step_ns, link_roles),
-        *_steal(done.get("device", {})),
+        *(reason for role in not_ok for reason in _steal(role, done.get(role, {}))),
         *(reason for name, pair in (hosts or {}).items() for reason in _drift(name, *pair)),
         *_clocks(clock_bounds_ns or {}),
     ]
-    device = done.get("device", {})
-    queries = device.get("queries", 0)
     inside = list(_stale(off_predicted or {}))
-    if not_ok > NOT_OK_SHARE * queries:
-        inside.append(f"device: {not_ok} of {queries} queries fell back to the device or failed")
-    if device.get("policy_fault"):
-        inside.append(f"policy: fell back to local after an error: {device['policy_fault']}")
+    for role, count in not_ok.items():
+        inside += _faults(role, done.get(role, {}), count)
     reasons = (*outside, *inside)
     return Judgement("degraded" if reasons else "valid", reasons, bool(outside))
 
@@ -102,10 +99,18 @@ def _late(done: Mapping[str, Any], step_ns: int, link_roles: Iterable[str]) -> I
             )
 
 
-def _steal(device: Mapping[str, Any]) -> Iterator[str]:
+def _steal(role: str, device: Mapping[str, Any]) -> Iterator[str]:
     steal = device.get("steal_share") or 0.0
     if steal > STEAL_SHARE:
-        yield f"device: neighbours took {steal:.1%} of CPU time (bound {STEAL_SHARE:.0%})"
+        yield f"{role}: neighbours took {steal:.1%} of CPU time (bound {STEAL_SHARE:.0%})"
+
+
+def _faults(role: str, device: Mapping[str, Any], not_ok: int) -> Iterator[str]:
+    queries = device.get("queries", 0)
+    if not_ok > NOT_OK_SHARE * queries:
+        yield f"{role}: {not_ok} of {queries} queries fell back to the device or failed"
+    if device.get("policy_fault"):
+        yield f"{role}: policy: fell back to local after an error: {device['policy_fault']}"
 
 
 def _drift(host: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from testbed import lab
+from testbed.cli import main
 from testbed.records import sha256_file
 
 pytestmark = pytest.mark.lab
@@ -207,3 +208,56 @@ def test_kill_9_leaves_records_and_lab_down_removes_the_rest(tmp_path) -> None:
     (run,) = campaign.glob("*.t0.*")
     assert not (run / "manifest.json").exists()
     assert [r for r in lines(run / "queries.jsonl") if r["kind"] == "measured"]
+
+
+FLEET = """
+schema_version: 1
+name: fleet
+model: {name: resnet18, resolution: 64}
+candidates: ["5"]
+links: {fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}}
+policies: ["fleet:mixed"]
+fleets: {mixed: {device1: "static:5", device2: local}}
+run: {duration: 1s, warmup_queries: 2}
+profile: {queries: 4, rate: 50mbit}
+"""
+TWO = """
+schema_version: 1
+lab: local
+devices: 2
+hosts:
+  device: {roles: [device]}
+  router: {roles: [link]}
+  server: {roles: [server]}
+"""
+
+
+def test_two_devices_share_a_link_each_with_its_own_policy(tmp_path) -> None:
+    (tmp_path / "fleet.yaml").write_text(FLEET)
+    (tmp_path / "two.yaml").write_text(TWO)
+    process = command(
+        *("run", str(tmp_path / "fleet.yaml"), "-i", str(tmp_path / "two.yaml")),
+        *("--results", str(tmp_path / "results"), "--json"),
+    )
+    out, err = process.communicate(timeout=240)
+    document = json.loads(out)
+    assert set(document["runs"].values()) == {"complete"}, err
+    campaign = Path(document["campaign"])
+    (folder,) = [f for f in runs_of(campaign) if not f.name.startswith("profile")]
+    chosen = {"device1": set(), "device2": set()}
+    for record in lines(folder / "queries.jsonl"):
+        if record["kind"] == "measured":
+            chosen[record["device"]].add(record["split"])
+    assert chosen == {"device1": {"5"}, "device2": {"local"}}
+    assert set(json.loads((campaign / "verify.json").read_text())["devices"]) == set(chosen)
+    profiles = json.loads((campaign / "profile.json").read_text())["devices"]
+    assert {host: p["measured_on"] for host, p in profiles.items()} == dict.fromkeys(
+        chosen, "device1"
+    )
+    summary = json.loads((campaign / "report" / "summary.json").read_text())
+    assert [row["own_policy"] for row in summary["tables"]["fleet_devices"]] == [
+        "static:5",
+        "local",
+    ]
+    assert main(["verify", str(campaign)]) == 0
+    assert lab.status() == []

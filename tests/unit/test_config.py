@@ -9,6 +9,7 @@ import yaml
 
 from testbed.config import load_experiment, load_inventory
 from testbed.errors import UserError
+from testbed.orchestrator.plan import check_fleets
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,7 +103,10 @@ def test_experiment_refused(path, value, told, tmp_path) -> None:
         ("hosts/pi/data", None, "hosts.pi.data: missing"),
         ("hosts/pi/address", None, "hosts.pi.address: missing"),
         ("hosts/box/roles", ["load"], "exactly one host with role server, got none"),
-        ("hosts/box/roles", ["server", "device"], "exactly one host with role device"),
+        ("hosts/box/roles", ["server", "device"], "several devices share the link of a router"),
+        ("hosts/pi/roles", ["load"], "expected a host with role device"),
+        ("devices", 4, "devices: only in the virtual lab"),
+        ("devices", 99, "devices"),
         ("hosts/box/roles", ["serving"], "hosts.box.roles"),
         ("hosts/pi/cpus", 0.5, "only in the virtual lab"),
         ("hosts/pi/port", 99999, "hosts.pi.port"),
@@ -112,6 +116,35 @@ def test_inventory_refused(path, value, told, tmp_path) -> None:
     with pytest.raises(UserError) as refusal:
         load(load_inventory, changed(INVENTORY, path, value), tmp_path)
     assert told in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("fleets", "told"),
+    [
+        ({}, "policies: fleet:mixed: no such fleet; fleets are none"),
+        ({"mixed": {"pi": "dinamic"}}, "fleets.mixed.pi: unknown policy 'dinamic'"),
+        ({"mixed": {"pi": "static:*"}}, "fleets.mixed.pi: expected one policy"),
+        ({"mixed": {"pi": "deadline"}}, "run.deadline: the policy deadline needs one"),
+    ],
+)
+def test_fleets_refused(fleets, told, tmp_path) -> None:
+    content = {**EXPERIMENT, "policies": ["fleet:mixed"], "fleets": fleets}
+    with pytest.raises(UserError) as refusal:
+        load(load_experiment, content, tmp_path)
+    assert told in str(refusal.value)
+
+
+def test_a_fleet_gives_every_device_its_own_policy(tmp_path) -> None:
+    fleets = {"mixed": {"pi": "local", "nano": "offload"}}
+    content = {**EXPERIMENT, "policies": ["dynamic", "fleet:mixed"], "fleets": fleets}
+    experiment = load(load_experiment, content, tmp_path)
+    assert set(experiment.every_policy) == {"dynamic", "local", "offload"}
+    assert experiment.policy_of("dynamic", "pi") == "dynamic"
+    assert experiment.policy_of("fleet:mixed", "nano") == "offload"
+    check_fleets(experiment, ("nano", "pi"))
+    for devices, told in ((("pi",), "nano is none of them"), (("a", "nano", "pi"), "a is left")):
+        with pytest.raises(UserError, match=told):
+            check_fleets(experiment, devices)
 
 
 def test_good_files_are_read(tmp_path) -> None:

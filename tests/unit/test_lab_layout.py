@@ -27,7 +27,27 @@ THREE = inventory(edge=["device"], middle=["link"], big=["server", "load"])
 def test_the_inventory_in_the_project_fits() -> None:
     path = Path(__file__).parents[2] / "inventory" / "local.yaml"
     layout = plan_layout("abc", load_inventory(path), SUBNET)
-    assert (layout.device, layout.router, layout.server) == ("device", "router", "server")
+    assert (layout.devices, layout.router, layout.server) == (("device",), "router", "server")
+
+
+def test_a_fleet_shares_one_network_with_the_router() -> None:
+    path = Path(__file__).parents[2] / "inventory" / "fleet.yaml"
+    layout = plan_layout("abc", load_inventory(path), SUBNET)
+    assert layout.devices == ("device1", "device2", "device3", "device4")
+    hub, *members = layout.access
+    assert (hub.namespace, hub.link) == ("tb-abc-router", "to-device")
+    assert len({end.address.ip for end in layout.access}) == 5
+    assert {end.address.network for end in members} == {hub.address.network}
+    ways = {route.namespace: route.via for route in layout.routes}
+    assert {ways[end.namespace] for end in members} == {hub.address.ip}
+    assert layout.data("device3") == members[2].address.ip
+    assert len(layout.segments) == 1
+    most = inventory(edge=["device"], middle=["link"], big=["server"])
+    assert len(plan_layout("a", fleet_of(most, 16), SUBNET).seats) == 18
+
+
+def fleet_of(one: Inventory, devices: int) -> Inventory:
+    return one.model_copy(update={"devices": devices}).with_every_device
 
 
 @given(st.from_regex(r"[a-z0-9]{1,8}", fullmatch=True))

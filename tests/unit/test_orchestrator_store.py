@@ -92,7 +92,7 @@ def test_profile_names_a_candidate_that_failed() -> None:
     ],
 )
 def test_a_doubt_is_told_with_its_reason(done, not_ok, told) -> None:
-    found = judge(done, 100_000_000, ["link"], not_ok)
+    found = judge(done, 100_000_000, ["link"], {"device": not_ok})
     assert found.validity == "degraded"
     assert told in found.reasons[0]
     assert found.disturbed == (not_ok == 0)
@@ -113,7 +113,7 @@ def test_a_quiet_run_is_valid() -> None:
         "link": {"late_p99_ns": 1_000_000},
         "device": {"steal_share": 0.01, "queries": 100},
     }
-    assert judge(done, 100_000_000, ["link"], 1) == Judgement("valid", (), False)
+    assert judge(done, 100_000_000, ["link"], {"device": 1}) == Judgement("valid", (), False)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_a_quiet_run_is_valid() -> None:
     ],
 )
 def test_drift_of_hosts_clocks_and_profile_is_told(facts, told) -> None:
-    found = judge({}, 100_000_000, [], 0, **facts)
+    found = judge({}, 100_000_000, [], {}, **facts)
     assert found.validity == "degraded"
     assert told in found.reasons[0]
-    assert judge({}, 100_000_000, [], 0, hosts={"d": ({"a": 1}, {"a": 2})}).reasons == ()
+    assert judge({}, 100_000_000, [], {}, hosts={"d": ({"a": 1}, {"a": 2})}).reasons == ()
