@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export TESTBED_MAY_INSTALL := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage bench clean
+.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage fleet bench clean
 
 help:  ## list the targets, in the order of the work
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ matrix-quick: setup  ## the same in six minutes
 
 outage: setup  ## what becomes of the queries when the link is gone
 	$(BIN)/testbed run experiments/outage.yaml -i $(INVENTORY)
+
+fleet: setup  ## four devices on one link and one server
+	$(BIN)/testbed run experiments/fleet.yaml -i inventory/fleet.yaml
 
 bench: setup  ## time the wire, the decision and the encodings; writes bench*.json
 	$(BIN)/python -m tests.bench.wire
