@@ -35,7 +35,8 @@ def answer(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> str:
 
 def _compared(queries: pd.DataFrame, means: dict[str, float], statics: dict[str, float]) -> str:
     if not statics:
-        return f"dynamic took {number(means[DYNAMIC])} ms on average; no static choice was run"
+        each = [f"{policy_label(p)} took {number(mean)} ms" for p, mean in means.items()]
+        return f"{', '.join(each)} on average; no static choice was run"
     policy = min(statics, key=lambda p: statics[p])
     named = f"{policy_label(policy)}, {number(statics[policy])} ms"
     if DYNAMIC not in means:
