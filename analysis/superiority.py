@@ -79,8 +79,9 @@ def overall(queries: pd.DataFrame) -> pd.DataFrame:
     ``1 −`` geometric mean of the cells' ratios of mean latency, with a bootstrap interval (BCa)
     over the cells; a cell is one condition in one trial.
     """
-    done = queries[queries["kind"] == "measured"]
-    cells = done.groupby(["link", "load", "trial", "policy"], observed=True)["e2e_ns"].mean()
+    cell = ["link", "load", "trial", "policy"]
+    done = queries.loc[queries["kind"] == "measured", [*cell, "e2e_ns"]]
+    cells = done.groupby(cell, observed=True)["e2e_ns"].mean()
     means = cells.unstack("policy")
     rows = []
     for over in [p for p in means.columns if p != DYNAMIC and DYNAMIC in means.columns]:

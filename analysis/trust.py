@@ -60,14 +60,15 @@ def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> lis
 
 
 def _sample_doubts(data: Dataset, queries: pd.DataFrame) -> Iterator[str]:
-    counts = Counter(measured(queries)["run_id"])
+    counts = _measured_by_run(queries)
     if few := [r.run_id for r in data.runs if r.state == "complete" and counts[r.run_id] < FEWEST]:
         yield f"Fewer than {FEWEST} queries, too few for an interval, in {_some(few)}."
 
 
 def _order_doubts(queries: pd.DataFrame) -> Iterator[str]:
     """Whether runs got slower or faster as the campaign went on, whatever they ran."""
-    done = measured(queries)
+    needed = ["run_id", "link", "load", "policy", "run_index", "kind", "e2e_ns"]
+    done = measured(queries[needed])
     means = done.groupby(["run_id", "link", "load", "policy", "run_index"], observed=True)["e2e_ns"]
     logs = np.log(means.mean()).reset_index()
     cells = logs.groupby(["link", "load", "policy"], observed=True)["e2e_ns"]
@@ -132,7 +133,7 @@ def _trace_doubts(data: Dataset) -> Iterator[str]:
 
 
 def _query_doubts(queries: pd.DataFrame) -> Iterator[str]:
-    due = measured(queries)
+    due = measured(queries[["run_id", "kind", "status"]])
     for run_id, rows in due.groupby("run_id", sort=False):
         for status, told in (
             ("failed", "failed and are not in the latencies, which flatters the policy"),
@@ -188,6 +189,11 @@ def _host_doubts(data: Dataset) -> Iterator[str]:
             yield f"{host}: the CPU limit was not applied: {reason}."
 
 
+def _measured_by_run(queries: pd.DataFrame) -> Counter[str]:
+    of_run = queries["run_id"][queries["kind"] == "measured"]
+    return Counter({str(run_id): int(n) for run_id, n in of_run.value_counts().items()})
+
+
 def _some(names: Any) -> str:
     names = list(names)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
@@ -195,7 +201,7 @@ def _some(names: Any) -> str:
 
 def run_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     """One row a run: how it ended and what disturbed it."""
-    counts = Counter(measured(queries)["run_id"])
+    counts = _measured_by_run(queries)
     rows = []
     for run in data.runs:
         device = (run.manifest or {}).get("device", {})
@@ -243,11 +249,14 @@ def link_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
 def _carried(samples: pd.DataFrame, queries: pd.DataFrame, side: str) -> tuple[float, float, float]:
     carried = offered = drops = 0.0
     size = "bytes_up" if side == "uplink" else "bytes_down"
+    done = queries.loc[queries["status"] == "ok", ["run_id", "send_s", size]]
     for run_id, rows in samples.groupby("run_id"):
         first, last = rows.iloc[0], rows.iloc[-1]
-        sent = queries[(queries["run_id"] == run_id) & (queries["status"] == "ok")]
+        sent = done[done["run_id"] == run_id]
         inside = sent[(sent["send_s"] >= first["t_s"]) & (sent["send_s"] < last["t_s"])]
-        framed = sum(ip_bytes(int(n)) for n in inside[size]) * LINK_FRAME_BYTES / MTU_BYTES
+        sizes, counts = np.unique(inside[size].to_numpy(), return_counts=True)
+        sent_bytes = sum(ip_bytes(int(n)) * int(c) for n, c in zip(sizes, counts, strict=True))
+        framed = sent_bytes * LINK_FRAME_BYTES / MTU_BYTES
         carried += float(last["bytes"] - first["bytes"])
         drops += float(last["drops"] - first["drops"])
         offered += framed
