@@ -54,12 +54,13 @@ outage: setup  ## what becomes of the queries when the link is gone
 fleet: setup  ## four devices on one link and one server
 	$(BIN)/testbed run experiments/fleet.yaml -i inventory/fleet.yaml
 
-bench: setup  ## time the wire, the decision and the encodings; writes bench*.json
+bench: setup  ## time the wire, the decision, encodings and splitting; writes bench*.json
 	$(BIN)/python -m tests.bench.wire
 	$(BIN)/python -m tests.bench.encode
+	$(BIN)/python -m tests.bench.split
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything is pinned to one version; PIP_ARGS can name an index with another build of torch.

@@ -7,7 +7,7 @@ import json
 import shutil
 from math import isfinite
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -27,6 +27,7 @@ from analysis.sweep_tables import (
     cells_table,
     crossings_table,
     encodings_table,
+    loads_table,
     profile_table,
     statics_table,
     variants_table,
@@ -57,6 +58,7 @@ def write_sweep_report(folder: Path) -> tuple[Path, dict[str, Any]]:
         *([cells_table(sweep)] if sweep.cells else []),
         encodings_table(sweep),
         profile_table(sweep),
+        *([loads_table(sweep)] if sweep.profile.get("loads") else []),
     ]
     with style():
         images = [(drawing, _inline(drawing, out / "figures")) for drawing in _drawings(sweep)]
@@ -171,6 +173,7 @@ def _summary(sweep: Sweep, tables: list[Table]) -> dict[str, Any]:
         "prediction": prediction(sweep),
         "prediction_error": {
             "median": _plain(median(sizes)) if sizes else None,
+            "p90": _plain(quantiles(sizes, n=10)[-1]) if len(sizes) > 1 else None,
             "max": _plain(max(sizes)) if sizes else None,
             "n": len(sizes),
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.policies import split_label
+from analysis.policies import ordered_splits, split_label
 from analysis.sweep import Sweep, Variant, best_of, gain_map, latencies, shares, stretches
 from analysis.tables import Row, Table, count, ms, num, share, text
 from testbed.model.table import OFFLOAD
@@ -154,6 +154,40 @@ def profile_table(sweep: Sweep) -> Table:
             ("head ms", ms("head")),
             ("tail ms", ms("tail")),
             ("±", share("interval")),
+            ("n", count("n")),
+        ),
+    )
+
+
+def loads_table(sweep: Sweep) -> Table:
+    """What becomes of the tails while clients keep the server's executor busy."""
+    rows = []
+    for clients, under in sweep.profile.get("loads", {}).items():
+        alone = sweep.profile["batches"][str(under["batch"])]["candidates"]
+        for split in ordered_splits(under["candidates"]):
+            found, usual_ns = under["candidates"][split], alone[split]["tail_ns"]
+            rows.append(
+                {
+                    "clients": int(clients),
+                    "split": split,
+                    "wait_ms": found["wait_ns"] / 1e6,
+                    "tail_ms": found["tail_ns"] / 1e6,
+                    "load": (found["wait_ns"] + found["tail_ns"]) / usual_ns,
+                    "n": found["n"],
+                }
+            )
+    return Table(
+        "loads",
+        "The server under load",
+        "Clients that ask for the whole model in a closed loop, on the same executor. The load is "
+        "how many times longer than alone the server takes, wait and tail: the axis of the map.",
+        pd.DataFrame(rows),
+        (
+            ("clients", count("clients")),
+            ("split", _split),
+            ("wait ms", ms("wait")),
+            ("tail ms", ms("tail")),
+            ("load", num("load")),
             ("n", count("n")),
         ),
     )

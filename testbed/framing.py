@@ -30,10 +30,15 @@ def burst_bytes(rate_bps: float) -> int:
     return max(5 * LINK_FRAME_BYTES, round(rate_bps / 8 / 1000))
 
 
+def burst_ip_bytes(rate_bps: float) -> int:
+    """The same bucket in IP bytes."""
+    return burst_bytes(rate_bps) * MTU_BYTES // LINK_FRAME_BYTES
+
+
 def serialisation_ns(payload_bytes: int, rate_bps: float) -> int:
     """Least time a TCP payload needs on an idle shaped link: ``(wire bytes − burst) / rate``.
 
     Raises ZeroDivisionError for a rate of zero: an outage has no finite time.
     """
-    burst = burst_bytes(rate_bps) * MTU_BYTES // LINK_FRAME_BYTES
-    return max(0, round((ip_bytes(payload_bytes) - burst) * 8e9 / rate_bps))
+    excess = ip_bytes(payload_bytes) - burst_ip_bytes(rate_bps)
+    return max(0, round(excess * 8e9 / rate_bps))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from testbed.model.bottlenecks import Bottlenecks
 
 _FILE_COLUMNS = 150
+_COLLECT_AT = 200_000  # objects more; Python's own 700 costs a tenth of the time
 _PLOTS = ("png", "pdf", "svg")
 
 
@@ -36,8 +38,13 @@ def bottlenecks(args: argparse.Namespace, out: Output) -> int:
     """Show where models can be cut, and what would cross, without weights."""
     if args.plot is not None and args.plot.suffix[1:] not in _PLOTS:
         args.parser.error(f"--plot: expected a .{', .'.join(_PLOTS)} file, got {args.plot}")
-    survey = _survey(args)
-    found = _find(survey, args.resolution, out)
+    if (args.list is None) == (not args.models):
+        args.parser.error("expected either MODEL names or --list FILE")
+    survey = _survey(args.list) if args.list is not None else None
+    granularity = args.granularity or (survey.granularity if survey else "block")
+    # Imports and traces make objects by the million, of which hardly any is garbage.
+    gc.set_threshold(_COLLECT_AT)
+    found = _find(survey.models if survey else args.models, args.resolution, granularity, out)
     documents = [one.to_json() for one in found]
     if args.plot is not None:
         from analysis.figures.bottlenecks import save_plot
@@ -46,7 +53,8 @@ def bottlenecks(args: argparse.Namespace, out: Output) -> int:
     if args.page is not None:
         from analysis.bottlenecks import write_page
 
-        write_page(documents, survey.name, survey.description, args.page)
+        name, description = (survey.name, survey.description) if survey else ("bottlenecks", "")
+        write_page(documents, name, description, args.page)
     many = {"schema_version": SCHEMA_VERSION, "models": documents}
 
     def words() -> None:
@@ -66,27 +74,21 @@ def bottlenecks(args: argparse.Namespace, out: Output) -> int:
     return 0
 
 
-def _survey(args: argparse.Namespace) -> Survey:
-    """The networks named, or listed in a file, with the granularity asked for."""
-    from testbed.config.survey import Survey, load_survey
+def _survey(path: Path) -> Survey:
+    from testbed.config.survey import load_survey  # half a second, which a name alone does not need
 
-    if (args.list is None) == (not args.models):
-        args.parser.error("expected either MODEL names or --list FILE")
-    if args.list is None:
-        survey = Survey(name="bottlenecks", models=tuple(args.models))
-    else:
-        survey = load_survey(args.list)
-    changes = {"granularity": args.granularity} if args.granularity else {}
-    return survey.model_copy(update=changes)
+    return load_survey(path)
 
 
-def _find(survey: Survey, resolution: int | None, out: Output) -> list[Bottlenecks]:
+def _find(
+    models: Sequence[str], resolution: int | None, granularity: str, out: Output
+) -> list[Bottlenecks]:
     from testbed.model.bottlenecks import find_bottlenecks
 
     found = []
-    with _progress(survey.models, out) as advance:
-        for name in survey.models:
-            found.append(find_bottlenecks(name, resolution, survey.granularity))
+    with _progress(models, out) as advance:
+        for name in models:
+            found.append(find_bottlenecks(name, resolution, granularity))
             advance()
     return found
 

@@ -28,6 +28,9 @@ def profile(args: argparse.Namespace, out: Output) -> int:
         for batch, stopped in made["stopped"].items():
             told = "every median is tight" if stopped == "tight" else "the time budget is spent"
             print(f"batch {batch}: ended because {told}")
+        for clients, under in made["loads"].items():
+            told = max(c["wait_ns"] + c["tail_ns"] for c in under["candidates"].values())
+            print(f"{clients} clients on the server: wait and tail up to {told / 1e6:.1f} ms")
         worst = max(made["drift"].values(), key=lambda ratio: abs(ratio - 1))
         print(f"drift: the first batch size took up to {worst:.3g} times as long at the end")
         print(f"profile: {folder / 'profile.json'}")

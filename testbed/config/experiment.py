@@ -241,7 +241,8 @@ class RunSpec(Strict):
 class ProfileSpec(Strict):
     """How often each candidate is measured before the first run, and at which constant rate.
 
-    ``batches``, ``tolerance`` and ``budget`` are of ``testbed profile`` and ``testbed sweep``.
+    All but ``queries`` and ``rate`` is of ``testbed profile`` and ``testbed sweep``; ``loads`` are
+    numbers of clients on the server, under each of which the first batch size is measured too.
     """
 
     queries: Annotated[int, Field(ge=4)] = 12
@@ -249,6 +250,7 @@ class ProfileSpec(Strict):
     batches: tuple[Annotated[int, Field(ge=1, le=256)], ...] = ()  # default: the experiment's
     tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03
     budget: DurationNs = 60 * SECOND_NS
+    loads: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
 
 
 class SweepSpec(Strict):

@@ -52,6 +52,22 @@ def profile_from_records(
     return {"base_network_ns": max(0, round(median(bases))), "candidates": measured}
 
 
+def tails_under_load(records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of the wait in the server's queue and of the tail, by split that has one."""
+    usable = [r for r in records if r["kind"] == "measured" and r["status"] == "ok"]
+    found: dict[str, Any] = {}
+    for split in dict.fromkeys(r["split"] for r in usable if r["split"] != LOCAL):
+        rows = [r for r in usable if r["split"] == split]
+        tails = [r["tail_ns"] for r in rows]
+        found[split] = {
+            "tail_ns": round(median(tails)),
+            "tail_iqr_ns": _iqr(tails),
+            "wait_ns": round(median(r["server_wait_ns"] for r in rows)),
+            "n": len(rows),
+        }
+    return found
+
+
 def _iqr(values: list[int]) -> int:
     if len(values) < 2:
         return 0

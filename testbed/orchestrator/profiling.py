@@ -9,10 +9,12 @@ from time import monotonic
 from typing import Any
 
 from testbed.config import Experiment
+from testbed.config.experiment import LoadSpec
 from testbed.errors import TestbedError
+from testbed.orchestrator.choosing import load_message
 from testbed.orchestrator.fingerprint import profile_key
 from testbed.orchestrator.plan import DIRECTIONS, PlannedRun
-from testbed.orchestrator.profile import drift, profile_from_records, widest
+from testbed.orchestrator.profile import drift, profile_from_records, tails_under_load, widest
 from testbed.orchestrator.run import Conditions, Told, execute
 from testbed.orchestrator.session import OnRecord, Session
 from testbed.orchestrator.store import RunFolder
@@ -25,20 +27,31 @@ Say = Callable[[str], None]
 
 
 def cycle_conditions(
-    experiment: Experiment, rate_bps: int, queries: int, device: str = "device"
+    experiment: Experiment,
+    rate_bps: int,
+    queries: int,
+    device: str = "device",
+    *,
+    clients: int = 0,
 ) -> Conditions:
-    """Every candidate ``queries`` times in shuffled blocks, at one rate both ways, no load.
+    """Every candidate ``queries`` times in shuffled blocks, at one rate both ways.
 
-    One device role alone: the others would be in its way.
+    One device role alone: the others would be in its way. ``clients`` keep the server's executor
+    busy meanwhile, each in a closed loop.
     """
     link = next(iter(experiment.links.values()))
     return Conditions(
         schedules=dict.fromkeys(DIRECTIONS, Schedule.constant(rate_bps, end="hold")),
         devices={device: Told({"name": "cycle", "queries": queries}, None)},
-        load=None,
+        load=load_message(closed_loop(clients), CYCLE_MOST_NS, experiment.seed),
         step_ns=link.step,
         congestion_control=link.congestion_control,
     )
+
+
+def closed_loop(clients: int) -> LoadSpec:
+    """That many clients on the server's executor; no load for none."""
+    return LoadSpec(kind="inference", clients=clients) if clients else LoadSpec()
 
 
 def cycle_run(experiment: Experiment, run_id: str, batch: int, seed: int) -> PlannedRun:
@@ -81,7 +94,9 @@ class Profiler:
         self._on_record = on_record or (lambda role, file, record: None)
         self._runs = 0
 
-    def cycle(self, rate_bps: int, batch: int, queries: int, name: str) -> list[dict[str, Any]]:
+    def cycle(
+        self, rate_bps: int, batch: int, queries: int, name: str, *, clients: int = 0
+    ) -> list[dict[str, Any]]:
         """Records of one run; the roles are set up again where the batch size is another.
 
         Raises TestbedError where the run did not complete.
@@ -91,7 +106,7 @@ class Profiler:
             self.session.set_batch(batch)
         experiment = self.session.experiment
         self._runs += 1
-        conditions = cycle_conditions(experiment, rate_bps, queries)
+        conditions = cycle_conditions(experiment, rate_bps, queries, clients=clients)
         planned = cycle_run(experiment, name, batch, experiment.seed + self._runs)
         path = self._folder / name
         with RunFolder(path) as folder:
@@ -108,6 +123,7 @@ class Profiler:
         Repeats a batch size until the 95 % interval of every candidate's median computing time is
         within the tolerance, or that batch size's share of the time budget is spent; ``stopped``
         says which. The first batch size is measured again at the end: ``drift`` has the ratios.
+        ``loads`` has what becomes of that one's tails under each number of clients.
         """
         spec = self.session.experiment.profile
         began = monotonic()
@@ -128,7 +144,16 @@ class Profiler:
             "stopped": stopped,
             "drift": drift(found[str(first)], self._profile(again, first)),
             "batches": found,
+            "loads": {str(clients): self._under_load(clients) for clients in spec.loads},
         }
+
+    def _under_load(self, clients: int) -> dict[str, Any]:
+        experiment = self.session.experiment
+        spec, batch = experiment.profile, experiment.batch
+        self._say(f"batch {batch} under load: {clients} clients")
+        name = f"b{batch}.clients{clients}"
+        records = self.cycle(spec.rate, batch, spec.queries, name, clients=clients)
+        return {"batch": batch, "candidates": tails_under_load(records)}
 
     def _until_tight(self, batch: int, end: float) -> tuple[list[dict[str, Any]], str]:
         spec = self.session.experiment.profile

@@ -17,7 +17,7 @@ from testbed.model.cache import prepare
 from testbed.orchestrator.fingerprint import store_profile
 from testbed.orchestrator.inputs import keep_pictures, real_pictures
 from testbed.orchestrator.plan import make_plan
-from testbed.orchestrator.profiling import Profiler, Say
+from testbed.orchestrator.profiling import Profiler, Say, closed_loop
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import new_campaign
 from testbed.orchestrator.wholeness import verify
@@ -92,8 +92,11 @@ def _open(
     prepared = prepare(experiment.model)
     sides = [s for link in experiment.links.values() for s in (link.uplink, link.downlink)]
     traces = {str(s.trace): load_trace(s.trace) for s in sides if s.trace is not None}
-    # The first batch size of the profile: the workers are set up for it at once.
-    first = experiment.model_copy(update={"batch": profile_batches(experiment)[0]})
+    # The first batch size of the profile: the workers are set up for it at once, and the load
+    # role where a condition asks for one.
+    loads = {f"clients-{n}": closed_loop(n) for n in experiment.profile.loads}
+    changes = {"batch": profile_batches(experiment)[0], "loads": {**experiment.loads, **loads}}
+    first = experiment.model_copy(update=changes)
     plan = make_plan(first, prepared.table, traces)
     pictures = real_pictures(experiment.inputs, prepared.table)
     folder = new_campaign(results, experiment.name)

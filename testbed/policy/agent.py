@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 from dataclasses import dataclass, replace
 
 from testbed.errors import UserError
 from testbed.model.table import LOCAL
 from testbed.policy.estimators import HeadEstimator, RateEstimator, ReplyEstimator
-from testbed.policy.latency import Candidate
+from testbed.policy.latency import Candidate, Candidates
 from testbed.policy.predicting import predict
 from testbed.policy.protocol import Outcome, Policy, State
 
@@ -69,6 +70,8 @@ class Agent:
         self._wait = ReplyEstimator(idle=0.0, samples=2)
         self._heads: dict[str, HeadEstimator] = {}
         self._measured: dict[str, tuple[int, Candidate]] = {}  # until when, and as measured
+        self._current = Candidates(candidates)
+        self._stale_ns = sys.maxsize  # when the first of those measured is not to be used any more
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -116,13 +119,18 @@ class Agent:
         settling = self._policy.settling
         return Decision(split, rate_bps, state.load, predicted_ns, settling, state.wait_ns)
 
-    def _as_measured(self, now_ns: int) -> tuple[Candidate, ...]:
+    def _as_measured(self, now_ns: int) -> Candidates:
         """The candidates with the head times that this run shows, where those are fresh."""
-        for split, (until_ns, _) in list(self._measured.items()):
-            if now_ns > until_ns:
-                del self._measured[split]
-        return tuple(
-            self._measured[c.split][1] if c.split in self._measured else c for c in self._candidates
+        if now_ns > self._stale_ns:
+            self._gather(now_ns)
+        return self._current
+
+    def _gather(self, now_ns: int) -> None:
+        fresh = {s: known for s, known in self._measured.items() if now_ns <= known[0]}
+        self._measured = fresh
+        self._stale_ns = min((until_ns for until_ns, _ in fresh.values()), default=sys.maxsize)
+        self._current = Candidates(
+            fresh[c.split][1] if c.split in fresh else c for c in self._candidates
         )
 
     def _measure_head(self, profiled: Candidate, outcome: Outcome) -> None:
@@ -132,9 +140,10 @@ class Agent:
         until_ns = outcome.now_ns + heads.WINDOW_NS
         measured = replace(profiled, head_ns=round(profiled.head_ns * ratio))
         self._measured[profiled.split] = (until_ns, measured)
+        self._gather(outcome.now_ns)
 
     def _predict_ns(self, split: str, state: State) -> int | None:
-        candidate = next((c for c in state.candidates if c.split == split), None)
+        _, candidate = self._measured.get(split, (0, self._by_split.get(split)))
         if candidate is None or (state.rate_bps is None and split != LOCAL):
             return None
         return predict(candidate, state, state.rate_bps or 1)

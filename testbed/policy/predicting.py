@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
 
 from testbed.model.table import LOCAL
-from testbed.policy.latency import Candidate, predict_ns
+from testbed.policy.latency import Candidate, Candidates, predict_ns
 from testbed.policy.protocol import Outcome, Policy, State
 
 
-def least(candidates: Iterable[Candidate], state: State, rate_bps: float) -> tuple[str, int]:
+def least(candidates: tuple[Candidate, ...], state: State, rate_bps: float) -> tuple[str, int]:
     """The candidate predicted fastest and its time; a tie goes to less work on the device."""
-    _, _, split, predicted_ns = min(
-        (predicted_ns, candidate.head_ns, candidate.split, predicted_ns)
-        for candidate in candidates
-        for predicted_ns in (predict(candidate, state, rate_bps),)
+    known = candidates if isinstance(candidates, Candidates) else Candidates(candidates)
+    near = known.nearly_fastest(
+        rate_bps=rate_bps,
+        base_network_ns=state.base_network_ns,
+        load=state.load,
+        wait_ns=state.wait_ns,
     )
+    found = ((predict(c, state, rate_bps), c.head_ns, c.split) for c in near)
+    predicted_ns, _, split = min(found)
     return split, predicted_ns
 
 

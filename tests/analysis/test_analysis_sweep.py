@@ -31,6 +31,7 @@ BYTES = {"uint8": 150_000, "float32": 600_000, "jpeg:75": 20_000}
 FEATURES = {"float32": 4, "float16": 2, "int8": 1}
 HEAD_MS = {"offload": 0, "1": 30, "3": 60, "local": 160}
 TAIL_MS = {"offload": 40, "1": 32, "3": 25, "local": 0}
+LOADED = {"wait_ns": 50 * MS, "tail_ns": 50 * MS, "tail_iqr_ns": MS, "n": 12}
 ELEMENTS = {"1": 20_000, "3": 8_000}
 
 
@@ -90,6 +91,7 @@ def folder(tmp_path: Path) -> Path:
             "stopped": {"1": "tight", "4": "budget"},
             "drift": {"offload": 1.0, "1": 1.0, "3": 1.0, "local": 1.25},
             "batches": {"1": profile(1), "4": profile(4)},
+            "loads": {"2": {"batch": 1, "candidates": {"3": LOADED}}},
         },
     )
     batches = {str(b): encodings(b, b == 4) for b in (1, 4)}
@@ -154,7 +156,7 @@ def test_crossovers_shares_and_gains_agree(folder: Path) -> None:
 def test_report_tells_doubts_the_answer_and_every_number(folder: Path) -> None:
     page, summary = write_sweep_report(folder)
     assert errors(load_sweep(folder)) == [pytest.approx(0.1)]
-    assert summary["prediction_error"] == {"median": 0.1, "max": 0.1, "n": 1}
+    assert summary["prediction_error"] == {"median": 0.1, "p90": None, "max": 0.1, "n": 1}
     assert json.loads((folder / "report/summary.json").read_text()) == summary
     assert any("batch 4" in doubt and "budget" in doubt for doubt in summary["doubts"])
     assert any("local ×1.25" in doubt for doubt in summary["doubts"])
@@ -167,6 +169,12 @@ def test_report_tells_doubts_the_answer_and_every_number(folder: Path) -> None:
         assert (folder / "report/tables" / f"{name}.csv").is_file()
     first = page.read_bytes()
     assert write_sweep_report(folder)[0].read_bytes() == first
+
+
+def test_the_load_is_how_many_times_longer_the_server_takes(folder: Path) -> None:
+    _, summary = write_sweep_report(folder)
+    (row,) = summary["tables"]["loads"]
+    assert (row["clients"], row["split"], row["load"]) == (2, "3", 100 / TAIL_MS["3"])
 
 
 def test_a_sweep_without_cells_and_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from testbed.worker.wire import (
     seal,
 )
 
+SPLITS = (6, 250)
 SIZES_BYTES = (5_000, 300_000, 1_200_000)
 NAMES = ("ours", "bare", "grpc", "zmq")
 ROUNDS, TURNS, WARM = 15, 20, 20
@@ -203,38 +204,42 @@ def measure(size_bytes: int, processor: int) -> dict[str, float]:
     return {**result, "n": ROUNDS * TURNS}
 
 
-def decide_us() -> float:
-    """Median of one decision of ``dynamic`` among six candidates and of learning from it."""
+def decide_us(splits: int) -> tuple[float, float]:
+    """Medians of one decision of ``dynamic`` among candidates, and of learning from it."""
     candidates = tuple(
-        Candidate(split, 10**6 * i, 10**4, 10**4, 10**7 - 10**6 * i, 150_000 >> i, 4_200)
-        for i, split in enumerate(("offload", "1", "3", "5", "11"))
+        Candidate(str(i), 10**5 * i, 10**4, 10**4, 10**8 - 10**5 * i, 150_000 - 500 * i, 4_200)
+        for i in range(splits - 1)
     )
     local = Candidate("local", 3 * 10**7, 0, 0, 0, 0, 0)
     policy = make_policy("dynamic", [c.split for c in (*candidates, local)], seed=1)
     agent = Agent(policy, (*candidates, local), 200_000, None)
-    times = []
+    deciding, learning = [], []
     for n in range(5000):
         parts = (10**8, 10**6, 10**7, 10**7, 75_000, 6 * 10**7)
         outcome = Outcome(n * 10**8, ("1", "3")[n % 2], *parts, "ok", "measured")
         begun_ns = perf_counter_ns()
         agent.decide(n * 10**8)
+        decided_ns = perf_counter_ns()
         agent.observe(outcome)
-        times.append(perf_counter_ns() - begun_ns)
-    return median(times) / 1000
+        deciding.append(decided_ns - begun_ns)
+        learning.append(perf_counter_ns() - decided_ns)
+    return median(deciding) / 1000, median(learning) / 1000
 
 
 def main() -> None:
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, processors[:1])
     wire = {str(size): measure(size, processors[-1]) for size in SIZES_BYTES}
-    document = {"wire": wire, "decide_us": decide_us()}
+    decisions = {str(splits): decide_us(splits) for splits in SPLITS}
+    document = {"wire": wire, "decide_us": {n: us[0] for n, us in decisions.items()}}
     Path("bench.json").write_text(json.dumps(document, indent=1) + "\n")
     print(f"{'bytes':>9} {'n':>5}" + "".join(f"{name + ' µs':>12}" for name in NAMES) + "  / bare")
     for size, row in wire.items():
         columns = "".join(f"{row[name + '_us']:12.1f}" for name in NAMES)
         ratios = "  ".join(f"{name} {row[name + '_us'] / row['bare_us']:.2f}" for name in NAMES)
         print(f"{size:>9} {row['n']:>5}{columns}  {ratios}")
-    print(f"decide and observe {document['decide_us']:.1f} µs")
+    for splits, (deciding, learning) in decisions.items():
+        print(f"{splits} candidates: decide {deciding:.1f} µs, then learn {learning:.1f} µs")
 
 
 if __name__ == "__main__":

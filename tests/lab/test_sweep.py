@@ -26,7 +26,7 @@ links:
   fast: {uplink: {rate: 80mbit}, downlink: {rate: 80mbit}}
 policies: ["static:5"]
 run: {duration: 500ms, warmup_queries: 2}
-profile: {queries: 8, rate: 80mbit, batches: [1, 2], tolerance: 1, budget: 1s}
+profile: {queries: 8, rate: 80mbit, batches: [1, 2], tolerance: 1, budget: 1s, loads: [2]}
 sweep:
   low: 40mbit
   high: 80mbit
@@ -71,6 +71,11 @@ def test_sweep_then_a_run_that_uses_its_profile(
     one, two = (profile["batches"][b]["candidates"] for b in ("1", "2"))
     assert two["offload"]["bytes_up"] > 1.9 * one["offload"]["bytes_up"]
     assert one["5"]["encode_ns"] > 0
+    loaded = profile["loads"]["2"]
+    assert set(loaded["candidates"]) == {"offload", "5"}
+    # Two clients that ask for the whole model leave a query waiting for one of them at least.
+    waits = [found["wait_ns"] for found in loaded["candidates"].values()]
+    assert min(waits) > one["offload"]["tail_ns"] / 2
     coded = json.loads((campaign / "encodings.json").read_text())["batches"]["2"]
     assert coded["jpeg:75"]["offload"]["bytes"] < coded["uint8"]["offload"]["bytes"] / 2
     assert coded["int8+lz4"]["5"]["bytes"] < coded["float32"]["5"]["bytes"] / 3

@@ -14,7 +14,13 @@ import pytest
 from testbed.errors import TestbedError, UserError
 from testbed.framing import serialisation_ns
 from testbed.orchestrator.fingerprint import find_profile, read_profile, store_profile
-from testbed.orchestrator.profile import drift, interval_share, profile_from_records, widest
+from testbed.orchestrator.profile import (
+    drift,
+    interval_share,
+    profile_from_records,
+    tails_under_load,
+    widest,
+)
 from testbed.records import write_json
 
 CANDIDATES = ("offload", "3", "local")
@@ -53,6 +59,18 @@ def test_medians_and_the_base_of_the_network() -> None:
     assert found["candidates"]["3"]["n"] == 21
     with pytest.raises(TestbedError, match="candidate 9"):
         profile_from_records(rows, candidates=("9",), up_bps=RATE_BPS)
+
+
+def test_tails_under_load_are_of_what_crossed() -> None:
+    rows = [
+        record(split, 1, tail_ns=9_000 + i, server_wait_ns=4_000 + i)
+        for i in range(21)
+        for split in CANDIDATES
+    ]
+    found = tails_under_load([*rows, record("3", 1, status="fallback")])
+    assert set(found) == {"offload", "3"}
+    expected = {"tail_ns": 9_010, "tail_iqr_ns": 11, "wait_ns": 4_010, "n": 21}
+    assert found["3"] == expected
 
 
 def test_interval_holds_the_median_as_often_as_it_says() -> None:
