@@ -43,6 +43,14 @@ class EncodingSpec(Strict):
     features: FeatureEncoding = "float32"
 
 
+class EngineSpec(Strict):
+    """What both hosts do to the network to run it faster; off by default."""
+
+    channels_last: bool = False
+    compile: bool = False
+    fold_batchnorm: bool = False
+
+
 class GilbertSpec(Strict):
     """Bursty loss: chances a packet of entering and leaving the bad state, and loss in each."""
 
@@ -315,6 +323,7 @@ class Experiment(Strict):
         | Annotated[tuple[str, ...], BeforeValidator(_as_names)]
     ) = "compressive"
     encoding: EncodingSpec = EncodingSpec()
+    engine: EngineSpec = EngineSpec()
     # synthetic, images:DIR, python:module:callable, or pack:FILE (one that a campaign kept)
     inputs: str = "synthetic"
     batch: Annotated[int, Field(ge=1, le=256)] = 1

@@ -5,6 +5,7 @@ Needs torch alone.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -158,7 +159,7 @@ def _is_fresh(node: fx.Node) -> bool:
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
         return False
-    if node.op == "call_function" and node.name.startswith("getitem"):
+    if node.target is operator.getitem:
         source, index = node.args
         return isinstance(source, fx.Node) and source.target in _FRESH and bool(index == 0)
     return node.target in _FRESH

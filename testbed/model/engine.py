@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -12,7 +13,11 @@ from torch import Tensor, fx
 from testbed.errors import UserError
 from testbed.model.archive import load_archive
 from testbed.model.cut import Crossed, cut
+from testbed.model.options import Options, fold_batch_norms, lay_out_by_pixel
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
+
+# Of the largest logit: folding and other orders of addition stay far below it.
+_CLOSE = 1e-3
 
 Crossing = Tensor | tuple[Tensor, ...]
 _Piece = Callable[..., tuple[Tensor, ...]]
@@ -28,6 +33,7 @@ class Engine:
         batch: images a query; every tensor has exactly that many.
         threads: torch's intra-op threads in this process.
         accelerator: ``cpu`` or ``cuda``.
+        options: what is done to the network to run faster.
 
     Raises TestbedError for an archive that is missing, altered or unreadable here, and UserError
     for an unknown split or an accelerator that this host's torch does not have.
@@ -43,6 +49,7 @@ class Engine:
         batch: int,
         threads: int = 1,
         accelerator: str = "cpu",
+        options: Options | None = None,
     ) -> None:
         if accelerator == "cuda" and not torch.cuda.is_available():
             raise UserError(
@@ -55,11 +62,19 @@ class Engine:
         self.batch = batch
         self._device = torch.device(accelerator)
         module = load_archive(archive, archive_sha256, batch, self._device)
+        asked = options or Options()
         # A head is the pieces before its cut and a tail those behind it: what they weigh does not
         # grow with the number of candidates.
         inner = [point for point in table.points[1:-1] if point.split in self.candidates]
+        if asked.fold_batchnorm:
+            fold_batch_norms(module, {name for point in inner for name in point.nodes})
+        if asked.channels_last:
+            pixels = torch.zeros((batch, *table.input_shape), dtype=torch.uint8)
+            lay_out_by_pixel(module, pixels.to(self._device))
         pieces, crossed = cut(module, inner)
-        self._pieces = [_code(piece, module) for piece in pieces]
+        self._pieces: list[_Piece] = [_code(piece, module) for piece in pieces]
+        if asked.compile:
+            self._pieces = [torch.compile(piece, dynamic=False) for piece in pieces]
         self._place = {point.split: place for place, point in enumerate(inner, 1)}
         self._crossed = dict(zip(self._place, crossed, strict=True))
 
@@ -115,6 +130,33 @@ class Engine:
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
             return tensors
+
+    def closeness(self, x: Tensor, plain: Engine) -> dict[str, Any]:
+        """How this engine's logits of pixels stand to the plain one's, as shares of the largest.
+
+        Raises UserError where they differ by more than arithmetic explains, or where the options
+        cannot be had on this host.
+        """
+        try:
+            logits, expected = self.whole(x), plain.whole(x)
+        except Exception as error:  # a compiler that is not there shows itself in many ways
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"engine: this host cannot do it ({type(error).__name__}: {reason}); leave compile "
+                "out, or install a C++ compiler here"
+            ) from error
+        largest = float(expected.abs().max())
+        found = {
+            "max_abs": float((logits - expected).abs().max()),
+            "largest": largest,
+            "top1": bool((logits.argmax(1) == expected.argmax(1)).all()),
+        }
+        if not found["max_abs"] <= _CLOSE * largest:
+            raise UserError(
+                f"engine: logits differ from the plain engine's by {found['max_abs']:.3g} of "
+                f"{largest:.3g}, expected {_CLOSE:g} of it at most; leave the options out"
+            )
+        return found
 
     def check(self, x: Tensor) -> dict[str, bool]:
         """Whether each candidate's ``tail(head(x))`` equals ``whole(x)`` bit for bit, twice.

@@ -39,7 +39,11 @@ def profile_key(session: Session) -> dict[str, Any]:
         "encoding": experiment.encoding.model_dump(mode="json"),
         "inputs": sha256_file(pictures) if pictures.is_file() else experiment.inputs,
         "model": experiment.model.model_dump(mode="json"),
-        "engine": {"torch": hosts["device"]["torch"], "code": _code_digest()},
+        "engine": {
+            "torch": hosts["device"]["torch"],
+            "code": _code_digest(),
+            **experiment.engine.model_dump(),
+        },
         "hosts": hosts,
     }
 

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
-from testbed.config.experiment import DirectionSpec, Experiment
+from testbed.config.experiment import DirectionSpec, EngineSpec, Experiment
 from testbed.errors import UserError
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
 from testbed.traces.trace import BandwidthTrace, Schedule
@@ -203,6 +203,7 @@ def _digest(experiment: Experiment, load: str, schedules: Mapping[str, Schedule]
         experiment.batch,
         experiment.seed,
         # Where the images lie is no condition; a campaign that goes on has its own copy.
+        *([experiment.engine.model_dump()] if experiment.engine != EngineSpec() else []),
         *(["real inputs"] if experiment.inputs != "synthetic" else []),
     ]
     return hashlib.sha256(json.dumps(condition, sort_keys=True).encode()).hexdigest()[:6]

@@ -307,6 +307,7 @@ class Session(AbstractContextManager["Session"]):
             "batch": self.experiment.batch,
             "threads": host.threads,
             "accelerator": host.accelerator,
+            "engine": self.experiment.engine.model_dump(),
         }
         if name == "load":
             return {**message, "encoding": self.experiment.encoding.model_dump()}
@@ -394,6 +395,9 @@ class Session(AbstractContextManager["Session"]):
         found: dict[str, dict[str, Any]] = {host: asdict(e) for host, e in read.items()}
         for name, role in self.roles.items():
             found[self.host_of(name)].setdefault("roles", {})[name] = role.hello
+            told = self.ready.get(name, {}).get("engine")
+            if told is not None:
+                found[self.host_of(name)]["engine"] = told
         for host, spec in self.inventory.hosts.items():
             found[host]["cpu_limit"] = {
                 "cpus": spec.cpus,

@@ -89,7 +89,7 @@ class DeviceRole:
         table = SplitTable.from_json(message["table"])
         batch, candidates = message["batch"], tuple(message["candidates"])
         known = layouts(table, candidates, message["encoding"], batch)
-        engine = build_engine(message, table, candidates)
+        engine, told = build_engine(message, table, candidates)
         pictures = message.get("pictures")
         if pictures is not None:
             inputs, labels = real_inputs(pictures, batch)
@@ -114,6 +114,7 @@ class DeviceRole:
             check=engine.check(inputs[0]),
             rss_bytes=resident_bytes(),
             torch=torch.__version__,
+            **told,
         )
 
     def _verify(self, kit: Equipment, message: Message) -> None:

@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import monotonic_ns, process_time_ns
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 
 from testbed.control import Message
 from testbed.model.engine import Engine
+from testbed.model.options import Options
 from testbed.model.table import SplitTable
 from testbed.worker.codecs import importable
+from testbed.worker.inputs import seeded_inputs
 
 _STEAL_EVERY_NS = 500_000_000
 
@@ -30,17 +33,28 @@ def greeting() -> Message:
     }
 
 
-def build_engine(message: Message, table: SplitTable, candidates: Sequence[str]) -> Engine:
-    """The engine that a ``setup`` message asks for."""
-    return Engine(
+def build_engine(
+    message: Message, table: SplitTable, candidates: Sequence[str]
+) -> tuple[Engine, Message]:
+    """The engine that a ``setup`` message asks for, and what ``ready`` tells of it.
+
+    ``engine`` says how close an engine with options is to the plain one, None for a plain one.
+    """
+    options = Options(**message.get("engine", {}))
+    make = partial(
+        Engine,
         Path(message["archive"]).expanduser(),
         message["archive_sha256"],
         table,
-        candidates,
         batch=message["batch"],
         threads=message["threads"],
         accelerator=message.get("accelerator", "cpu"),
     )
+    engine = make(candidates, options=options)
+    if options.plain:
+        return engine, {"engine": None}
+    (x,) = seeded_inputs(table, batch=message["batch"], seed=0, count=1)
+    return engine, {"engine": engine.closeness(x, make(()))}
 
 
 def _memory_bytes(field: str) -> int:

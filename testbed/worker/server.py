@@ -69,7 +69,7 @@ class ServerRole:
         known = layouts(table, candidates, message["encoding"], batch)
         self._layouts, self._outputs = tuple(known.values()), batch * table.outputs
         self._decoder = Decoder(self._layouts)
-        self._engine = build_engine(message, table, candidates)
+        self._engine, told = build_engine(message, table, candidates)
         self._pictures = message.get("pictures")
         (probe_input,) = seeded_inputs(table, batch=batch, seed=0, count=1)
         check = self._engine.check(probe_input)
@@ -84,6 +84,7 @@ class ServerRole:
             check=check,
             rss_bytes=resident_bytes(),
             torch=torch.__version__,
+            **told,
         )
 
     def _appraise(self, message: Message) -> None:

@@ -22,6 +22,7 @@ name: tiny
 model: {name: resnet18, resolution: 64}
 candidates: ["5"]
 encoding: {features: int8+lz4}
+engine: {channels_last: true, fold_batchnorm: true}
 links:
   fast: {uplink: {rate: 80mbit}, downlink: {rate: 80mbit}}
 policies: ["static:5"]
@@ -84,6 +85,9 @@ def test_sweep_then_a_run_that_uses_its_profile(
     (cell,) = json.loads((campaign / "cells.json").read_text())["cells"]
     assert all(row["n"] >= 2 for row in cell["candidates"].values())
     assert (campaign / "report/report.html").stat().st_size < 3_000_000
+    environment = json.loads(next(campaign.glob("runs/*/environment.device.json")).read_text())
+    assert environment["engine"]["top1"]
+    assert 0 < environment["engine"]["max_abs"] < 1e-4 * environment["engine"]["largest"]
     verified = json.loads((campaign / "verify.json").read_text())["splits"]["5"]
     assert verified["digest"]
     assert verified["images"] > 1

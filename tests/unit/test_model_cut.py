@@ -18,10 +18,12 @@ from testbed.model.archive import load_archive, save_archive
 from testbed.model.cut import cut
 from testbed.model.engine import Engine
 from testbed.model.export import export_program
+from testbed.model.options import Options, fold_batch_norms
 from testbed.model.splits import split_table
 from testbed.model.table import SplitTable
 
 RESOLUTION = 32
+NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
 class Residual(nn.Module):
@@ -96,8 +98,10 @@ class Case:
     def graph(self, batch: int) -> fx.GraphModule:
         return load_archive(self.archive, self.sha256, batch, torch.device("cpu"))
 
-    def engine(self, batch: int) -> Engine:
-        return Engine(self.archive, self.sha256, self.table, self.splits, batch=batch)
+    def engine(self, batch: int, options: Options | None = None) -> Engine:
+        return Engine(
+            self.archive, self.sha256, self.table, self.splits, batch=batch, options=options
+        )
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +131,45 @@ def test_every_split_equals_the_eager_model(tiny: Case, batch: int) -> None:
     assert engine.check(x) == dict.fromkeys(tiny.splits, True)
     assert torch.equal(x, before)
     assert tiny.splits == ["offload", "0", "1", "2", "3", "4", "local"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(fold_batchnorm=True),
+        Options(channels_last=True),
+        Options(channels_last=True, fold_batchnorm=True),
+    ],
+)
+def test_options_stay_close_and_splits_exact(tiny: Case, options: Options) -> None:
+    engine = tiny.engine(2, options)
+    x = pixels(2)
+    assert engine.check(x) == dict.fromkeys(tiny.splits, True)
+    found = engine.closeness(x, tiny.engine(2))
+    assert found["top1"]
+    assert found["max_abs"] < 1e-4 * found["largest"]
+
+
+def test_folding_leaves_out_every_norm_behind_a_convolution_of_its_own(tiny: Case) -> None:
+    graph = tiny.graph(1)
+    norms = graph.graph.find_nodes(op="call_function", target=NORM)
+    assert len(norms) == 3
+    kept = norms[0].args[0].name
+    weights = len(list(graph.parameters()))
+    fold_batch_norms(graph, {kept})
+    left = graph.graph.find_nodes(op="call_function", target=NORM)
+    assert [norm.args[0].name for norm in left] == [kept]
+    # Of each norm folded, its scale and shift; of each convolution, nothing.
+    assert len(list(graph.parameters())) == weights - 4
+    graph.graph.lint()
+
+
+def test_what_is_not_close_is_refused(tiny: Case) -> None:
+    engine = tiny.engine(1, Options(fold_batchnorm=True))
+    plain = tiny.engine(1)
+    plain.whole = lambda x: tiny.engine(1).whole(x) * 1.01  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="logits differ from the plain engine's"):
+        engine.closeness(pixels(1), plain)
 
 
 def test_the_check_can_fail(tiny: Case) -> None:
