@@ -34,7 +34,9 @@ def counted(queries: pd.DataFrame) -> pd.DataFrame:
 
 def by_policy(queries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(policy, its rows) in the order of display."""
-    return [(p, queries[queries["policy"] == p]) for p in ordered_policies(queries["policy"])]
+    return [
+        (p, queries[queries["policy"] == p]) for p in ordered_policies(queries["policy"].unique())
+    ]
 
 
 def _series(rows: pd.DataFrame) -> list[Any]:

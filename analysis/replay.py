@@ -57,12 +57,12 @@ def rate_steps(data: Dataset, run: Run, side: str) -> RateSteps:
 def wire_bits(payload_bytes: Floats, rate_bps: Floats) -> Floats:
     """IP bits beyond the burst, as ``testbed.framing.serialisation_ns`` counts them."""
     # A run has few sizes and rates, each met many times.
-    pairs, back = np.unique(np.stack([payload_bytes, rate_bps]), axis=1, return_inverse=True)
-    whole = [
-        max(0, ip_bytes(int(size)) - burst_bytes(rate) * MTU_BYTES // LINK_FRAME_BYTES) * 8
-        for size, rate in pairs.T
-    ]
-    return np.asarray(whole, dtype=float)[back]
+    sizes, of_size = np.unique(payload_bytes, return_inverse=True)
+    rates, of_rate = np.unique(rate_bps, return_inverse=True)
+    sent = np.array([ip_bytes(int(size)) for size in sizes], dtype=float)
+    burst = [burst_bytes(rate) * MTU_BYTES // LINK_FRAME_BYTES for rate in rates]
+    beyond = sent[of_size] - np.array(burst, dtype=float)[of_rate]
+    return np.asarray(np.maximum(0.0, beyond) * 8)
 
 
 def transfer_ns(
