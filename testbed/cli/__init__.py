@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from testbed import __version__
-from testbed.cli import campaign, check, lab, link, model, results, sweep, trace
-from testbed.cli.common import Output
 from testbed.errors import TestbedError, UserError
 
 
@@ -27,6 +29,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
+    # Imported here, where a signal already ends in one line.
+    from testbed.cli import campaign, check, lab, link, model, results, sweep, trace
+
     parser = _Parser(
         prog="testbed", description="Measure dynamic split computing on real hosts and links."
     )
@@ -39,22 +44,55 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the ``testbed`` command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    as_json = "--json" in (sys.argv if argv is None else argv)
+    with _signals_interrupt():
+        try:
+            args = _parser().parse_args(argv)
+            as_json = args.json
+            return _act(args)
+        except TestbedError as error:
+            return _failed(as_json, str(error), error.exit_code)
+        except KeyboardInterrupt:
+            return _failed(as_json, "interrupted", 1)
+        except BrokenPipeError:
+            return 1
+        except OSError as error:
+            return _failed(as_json, f"{error.filename or 'output'}: {error.strerror}", 1)
+
+
+def _act(args: argparse.Namespace) -> int:
+    from testbed.cli.common import Output
+
+    status: int = args.action(args, Output(args.json))
+    sys.stdout.flush()  # here, where what it cannot take is told in one line
+    return status
+
+
+def _failed(as_json: bool, message: str, status: int) -> int:
     try:
-        status: int = args.action(args, Output(args.json))
-    except TestbedError as error:
-        return _failed(args, str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _failed(args, "interrupted", 1)
-    except BrokenPipeError:
-        return 1
-    except OSError as error:
-        return _failed(args, f"{error.filename or 'output'}: {error.strerror}", 1)
+        print(f"testbed: {message}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"error": message, "exit_status": status}))
+        sys.stdout.flush()
+    except OSError:  # nobody reads, or the disk is full: the exit status is what is left
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        os.close(nothing)
     return status
 
 
-def _failed(args: argparse.Namespace, message: str, status: int) -> int:
-    print(f"testbed: {message}", file=sys.stderr)
-    if args.json:
-        print(json.dumps({"error": message, "exit_status": status}))
-    return status
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Let TERM and HUP end a verb as Ctrl-C does: stop, restore, keep; what is ignored stays so."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    heeded = [n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

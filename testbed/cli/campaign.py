@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +99,7 @@ def run(args: argparse.Namespace, out: Output) -> int:
         )
         listener.keep_in(campaign.folder)
         failure: str | None = None
-        with signals_interrupt(), outliving_terminal():
+        with outliving_terminal():
             try:
                 campaign.run()
             except KeyboardInterrupt:
@@ -205,21 +203,6 @@ def tell_verdict(found: dict[str, Any]) -> None:
     print("NOT TO BE TRUSTED:")
     for reason in found["reasons"]:
         print(f"  {reason}")
-
-
-@contextmanager
-def signals_interrupt() -> Any:
-    """Let TERM and HUP end a campaign as Ctrl-C does: stop, restore, keep."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def add_verbs(verbs: Any) -> None:

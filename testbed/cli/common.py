@@ -14,13 +14,21 @@ LOCAL_INVENTORY = Path("inventory/local.yaml")
 RESULTS = Path("results")
 
 
+class _Words(Console):
+    """A console whose broken pipe is an OSError, as any stream's is."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise it again: whether to go on without a listener is the verb's to decide."""
+        raise  # rich calls this while it handles the BrokenPipeError
+
+
 class Output:
     """One JSON document on stdout with ``--json``, words for people otherwise."""
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
         # People's words go to stderr under --json, so that stdout stays one document.
-        self.console = Console(stderr=as_json, soft_wrap=True)
+        self.console = _Words(stderr=as_json, soft_wrap=True)
 
     def stage(self, text: str) -> None:
         """Tell people that a step begins."""

@@ -11,7 +11,6 @@ from typing import Any
 
 from rich.live import Live
 
-from testbed.cli.campaign import signals_interrupt
 from testbed.cli.common import LOCAL_INVENTORY, Output, add_verb, quantity
 from testbed.errors import UserError
 from testbed.units import format_rate, format_size, parse_duration_ns
@@ -55,7 +54,7 @@ def _hold(
     inventory = load_inventory(args.inventory)
     meter = _Meter()
     ended = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="testbed-link-") as name, signals_interrupt():
+    with tempfile.TemporaryDirectory(prefix="testbed-link-") as name:
         folder = Path(name)
         (folder / "logs").mkdir()
         with LinkSession(experiment, inventory, folder, out.stage, lab_id=args.lab) as session:

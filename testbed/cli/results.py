@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from testbed.cli.campaign import signals_interrupt, tell_verdict, verdict
+from testbed.cli.campaign import tell_verdict, verdict
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
 from testbed.errors import UserError
 
@@ -70,7 +70,7 @@ def reproduce(args: argparse.Namespace, out: Output) -> int:
         listener.keep_in(again.folder)
         if before.get("archive_sha256") != again.prepared.archive_sha256:
             listener.stage("the model archive is not the same (another torch, or other weights)")
-        with signals_interrupt(), outliving_terminal():
+        with outliving_terminal():
             again.run()
     report = write_report(again.folder)
     frame = reproduced(load(args.campaign, "before"), load(again.folder, "again"))

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from testbed.config import Experiment, Inventory
 from testbed.errors import TestbedError, UserError
 from testbed.model.cache import Prepared, prepare
-from testbed.orchestrator.choosing import load_message, policy_message, user_policies
+from testbed.orchestrator.choosing import check_loads, load_message, policy_message, user_policies
 from testbed.orchestrator.fingerprint import alike_devices, find_profile, profile_key
 from testbed.orchestrator.inputs import (
     keep,
@@ -69,7 +69,11 @@ class Listener(Protocol):
 
 
 def load_traces(experiment: Experiment) -> dict[str, BandwidthTrace]:
-    """Every trace file that the experiment names, by its path as written there."""
+    """Every bandwidth trace that the experiment names, by its path as written there.
+
+    Those of loads are read, too: UserError for any that is none, before anything is started.
+    """
+    check_loads(experiment)
     sides = [getattr(link, side) for link in experiment.links.values() for side in DIRECTIONS]
     return {str(s.trace): load_trace(s.trace) for s in sides if s.trace is not None}
 

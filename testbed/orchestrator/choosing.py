@@ -86,16 +86,32 @@ def _markov(
     return steps
 
 
+def check_loads(experiment: Experiment) -> None:
+    """Read every load's trace; UserError, before anything is started, for one that is none."""
+    for spec in experiment.loads.values():
+        if spec.trace is not None:
+            _trace(spec.trace)
+
+
 def _trace(path: Path) -> list[list[float]]:
+    try:
+        return _trace_steps(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: expected a CSV file in UTF-8: {error}") from error
+
+
+def _trace_steps(path: Path) -> list[list[float]]:
     steps: list[list[float]] = []
-    with path.open(newline="") as stream:
+    with path.open(newline="", encoding="utf-8") as stream:
         rows = csv.reader(line for line in stream if not line.startswith("#"))
         if next(rows, None) != ["t_s", "level"]:
             raise UserError(f"{path}: expected the columns t_s,level")
         for row in rows:
             try:
                 t_ns, level = round(float(row[0]) * 1e9), float(row[1])
-            except (ValueError, IndexError) as error:
+            except (ValueError, IndexError, OverflowError) as error:
                 raise UserError(
                     f"{path}, line {rows.line_num}: expected a time and a level, got {row}"
                 ) from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,29 @@ from testbed.orchestrator.campaign import Listener
 from testbed.orchestrator.plan import PlannedRun
 
 
-def let_go_of_terminal() -> None:
-    """Point standard streams that were a terminal, or are a broken pipe, at nothing."""
+def let_go_of(streams: Iterable[int]) -> None:
+    """Point these standard streams at nothing; the others may still carry a document."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    for stream in (0, 1, 2):
+    for stream in streams:
         os.dup2(nothing, stream)
     os.close(nothing)
+
+
+def _gone() -> list[int]:
+    """The output streams that nobody reads any more: a closed pipe, a terminal hung up."""
+    asked = select.poll()
+    for stream in (1, 2):
+        asked.register(stream, select.POLLOUT)
+    return [stream for stream, state in asked.poll(0) if state & (select.POLLERR | select.POLLHUP)]
 
 
 @contextmanager
 def outliving_terminal() -> Iterator[None]:
     """Let a campaign go on when its terminal is closed or its SSH connection breaks (SIGHUP)."""
-    on_terminal = any(os.isatty(stream) for stream in (0, 1, 2))
+    of_terminal = [stream for stream in (0, 1, 2) if os.isatty(stream)]
 
     def hung_up(number: int, frame: object) -> None:
-        if on_terminal:
-            let_go_of_terminal()
+        let_go_of(of_terminal)
 
     before = signal.signal(signal.SIGHUP, hung_up)
     try:
@@ -61,14 +69,15 @@ class Logged:
         if self._path is None:
             self._early.append(line)
             return
-        with self._path.open("a") as stream:
+        # A full disk is told by the records, which are worth more than this line.
+        with suppress(OSError), self._path.open("a") as stream:
             stream.write(line)
 
     def _show(self, say: Callable[[], None]) -> None:
         try:
             say()
         except OSError:
-            let_go_of_terminal()
+            let_go_of(_gone())
 
     def stage(self, text: str) -> None:
         """A step of the set-up begins."""

@@ -11,6 +11,7 @@ import pytest
 from testbed.config.experiment import Experiment, LoadSpec
 from testbed.errors import UserError
 from testbed.model.table import SplitPoint, SplitTable
+from testbed.orchestrator.campaign import load_traces
 from testbed.orchestrator.choosing import (
     load_message,
     load_steps,
@@ -57,10 +58,32 @@ def test_trace_of_levels_is_read_and_refused_by_line(tmp_path: Path) -> None:
         ("t_s,level\n0,high\n", "line 2: expected a time"),
         ("t_s,level\n1,0.5\n", "the first at 0 s"),
         ("time,level\n", "expected the columns"),
+        ("t_s,level\ninf,0.5\n", "line 2: expected a time"),
+        ("t_s,level\n0,nan\n", "line 2: expected rising"),
     ):
         file.write_text(text)
         with pytest.raises(UserError, match=said):
             load_steps(told, S, 1)
+    file.write_bytes(b"t_s,level\n0,\xff\n")
+    with pytest.raises(UserError, match=r"load\.csv: expected a CSV file in UTF-8"):
+        load_steps(told, S, 1)
+    file.unlink()
+    with pytest.raises(UserError, match=r"load\.csv: cannot be read"):
+        load_steps(told, S, 1)
+
+
+def test_traces_of_loads_are_read_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "load.csv").write_text("")
+    link = {"uplink": {"rate": 10**7}, "downlink": {"rate": 10**7}}
+    document = {
+        "name": "n",
+        "model": {"name": "m"},
+        "links": {"l": link},
+        "policies": ["local"],
+        "loads": {"x": {"kind": "cpu", "trace": str(tmp_path / "load.csv")}},
+    }
+    with pytest.raises(UserError, match="expected the columns"):
+        load_traces(Experiment.model_validate(document))
 
 
 def test_clairvoyant_is_told_rates_and_load_and_nobody_else() -> None:
