@@ -112,6 +112,13 @@ class DirectionSpec(Strict):
         return self
 
 
+class OutageSpec(Strict):
+    """A stretch in which the link, both directions of it, is gone."""
+
+    at: DurationNs
+    length: Annotated[DurationNs, Field(ge=10_000_000)]
+
+
 class LinkSpec(Strict):
     """Both directions of the shaped link."""
 
@@ -119,9 +126,17 @@ class LinkSpec(Strict):
     downlink: DirectionSpec
     step: Annotated[DurationNs, Field(ge=10_000_000, le=10 * SECOND_NS)] = 100_000_000
     end: Literal["loop", "hold", "stop"] = "loop"
-    outage: Literal["drop", "hold", "down"] | None = None  # what a trace's gaps do; None: floored
+    # What the trace's gaps (None: floored) and the planned outages do.
+    outage: Literal["drop", "hold", "down"] | None = None
+    outages: tuple[OutageSpec, ...] = ()
     congestion_control: str | None = None
     delay_compensation: bool = False  # the path's own delay is part of the delay asked for
+
+    @model_validator(mode="after")
+    def _outages_of_a_kind(self) -> LinkSpec:
+        if self.outages and self.outage is None:
+            raise ValueError("outage: expected drop, hold or down: what the planned outages do")
+        return self
 
     @model_validator(mode="after")
     def _own_direction(self) -> LinkSpec:

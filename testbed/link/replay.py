@@ -60,6 +60,15 @@ class Schedule:
         """The rate in force at a time within the duration, outages apart."""
         return [rate_bps for begun_ns, rate_bps in self.changes if begun_ns <= t_ns][-1]
 
+    @property
+    def first_bps(self) -> int:
+        """The rate before the start: the first that is in force outside of outages.
+
+        Queries of the warm-up cross then, and an outage is not there yet.
+        """
+        flowing = [rate_bps for _, rate_bps, outage_ns in self.steps() if not outage_ns]
+        return flowing[0] if flowing else self.changes[0][1]
+
     def steps(self) -> tuple[tuple[int, int, int], ...]:
         """Changes as (time, rate, length of outage): a rate of 0 for as long as an outage lasts.
 

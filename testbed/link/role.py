@@ -119,7 +119,7 @@ class LinkRole:
             if replace(side.tree, rate_bps=tree.rate_bps, hold_ns=0) != tree:
                 side.reshape(tree)
         for name, schedule in schedules.items():
-            self._shaped[name].set_rate(schedule.changes[0][1])
+            self._shaped[name].set_rate(schedule.first_bps)
         self._schedules = schedules
         self._control.send("started", counters=self._counters())
 

@@ -59,25 +59,39 @@ def make_schedules(
     experiment: Experiment, traces: Mapping[str, BandwidthTrace]
 ) -> dict[str, dict[str, Schedule]]:
     """Schedules of every link, from traces keyed by their path as written in the experiment."""
-    schedules: dict[str, dict[str, Schedule]] = {}
-    for name, link in experiment.links.items():
-        schedules[name] = {}
-        for side in DIRECTIONS:
-            spec: DirectionSpec = getattr(link, side)
-            if spec.rate is not None:
-                schedules[name][side] = Schedule.constant(spec.rate)
-                continue
-            trace = traces[str(spec.trace)]
-            own = TRACE_DIRECTION[side]
-            taken, used_as = own, None
-            if spec.direction == f"as-{side}":
-                taken = "down" if own == "up" else "up"
-                used_as = f"{side} from {_TRACE_KIND[taken]} trace"
-            schedule = trace.schedule(
-                taken, link.step, end=link.end, outage=link.outage is not None
-            )
-            schedules[name][side] = replace(schedule, used_as=used_as)
-    return schedules
+    return {
+        name: {side: _schedule(experiment, traces, name, side) for side in DIRECTIONS}
+        for name in experiment.links
+    }
+
+
+def _schedule(
+    experiment: Experiment, traces: Mapping[str, BandwidthTrace], name: str, side: str
+) -> Schedule:
+    link = experiment.links[name]
+    spec: DirectionSpec = getattr(link, side)
+    outages = [(outage.at, outage.length) for outage in link.outages]
+    if spec.rate is not None:
+        if not outages:
+            return Schedule.constant(spec.rate)
+        # As long as the run, so that there is a time at which an outage can be.
+        lasting = Schedule.constant(spec.rate, duration_ns=experiment.run.duration)
+        return _with_outages(lasting, outages, name)
+    trace = traces[str(spec.trace)]
+    own = TRACE_DIRECTION[side]
+    taken, used_as = own, None
+    if spec.direction == f"as-{side}":
+        taken = "down" if own == "up" else "up"
+        used_as = f"{side} from {_TRACE_KIND[taken]} trace"
+    schedule = trace.schedule(taken, link.step, end=link.end, outage=link.outage is not None)
+    return _with_outages(replace(schedule, used_as=used_as), outages, name)
+
+
+def _with_outages(schedule: Schedule, outages: list[tuple[int, int]], link: str) -> Schedule:
+    try:
+        return schedule.with_outages(outages)
+    except UserError as error:
+        raise UserError(f"links.{link}.{error}") from error
 
 
 def expand_policies(experiment: Experiment, table: SplitTable) -> tuple[str, ...]:

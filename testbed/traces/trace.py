@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from testbed.errors import UserError
@@ -155,9 +155,28 @@ class Schedule:
     used_as: str | None = None
 
     @classmethod
-    def constant(cls, rate_bps: int, end: End = "hold") -> Schedule:
+    def constant(cls, rate_bps: int, end: End = "hold", duration_ns: int = SECOND_NS) -> Schedule:
         """A rate that never changes."""
-        return cls(((0, rate_bps),), SECOND_NS, end, rate_bps, 0)
+        return cls(((0, rate_bps),), duration_ns, end, rate_bps, 0)
+
+    def with_outages(self, planned: Iterable[tuple[int, int]]) -> Schedule:
+        """The schedule with further outages ``(t_ns, length_ns)``; those that touch are one.
+
+        Raises UserError for one that does not end within the schedule.
+        """
+        merged: list[tuple[int, int]] = []
+        for t_ns, length_ns in sorted([*self.outages, *planned]):
+            if t_ns + length_ns > self.duration_ns:
+                raise UserError(
+                    f"outages: expected all within the schedule's {self.duration_ns / 1e9:g} s, "
+                    f"got one from {t_ns / 1e9:g} to {(t_ns + length_ns) / 1e9:g} s"
+                )
+            if merged and t_ns <= sum(merged[-1]):
+                begun_ns, before_ns = merged.pop()
+                length_ns = max(begun_ns + before_ns, t_ns + length_ns) - begun_ns
+                t_ns = begun_ns
+            merged.append((t_ns, length_ns))
+        return replace(self, outages=tuple(merged))
 
     def rate_at(self, t_ns: int) -> int | None:
         """The rate planned for a time since the start; None once a ``stop`` schedule is over."""

@@ -66,6 +66,7 @@ def load(kind, document: dict, folder: Path):
         ("policies", [], "policies: expected at least one"),
         ("links/slow/uplink/rate", "20 mbps!", "links.slow.uplink.rate: expected a rate"),
         ("links/slow/uplink/rate", "0mbit", "links.slow.uplink.rate"),
+        ("links/slow/outages", [{"at": "3s", "length": "5s"}], "links.slow: outage: expected drop"),
         ("links/slow/uplink/trace", "x.csv", "links.slow.uplink: expected exactly one of"),
         ("links/slow/step", "1ms", "links.slow.step"),
         ("policies", ["greedy"], "policies: unknown policy 'greedy'"),

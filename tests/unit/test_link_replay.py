@@ -177,3 +177,11 @@ def test_outages_that_overlap_or_outlast_the_schedule_are_refused() -> None:
     for outages in (((0, 20), (10, 20)), ((90, 20),), ((10, 0),)):
         with pytest.raises(UserError, match="expected outages in order and within 100 ns"):
             Schedule(((0, 1),), 100, "loop", outages)
+
+
+def test_before_the_start_the_rate_is_one_outside_of_outages() -> None:
+    changes = ((0, 121_000), (2 * 1000 * MS, 10**7), (4 * 1000 * MS, 10**6))
+    assert Schedule(changes, 6 * 1000 * MS, "loop").first_bps == 121_000
+    assert Schedule(changes, 6 * 1000 * MS, "loop", ((0, 2 * 1000 * MS),)).first_bps == 10**7
+    assert Schedule(changes, 6 * 1000 * MS, "loop", ((0, 3 * 1000 * MS),)).first_bps == 10**7
+    assert Schedule(changes, 6 * 1000 * MS, "loop", ((0, 6 * 1000 * MS),)).first_bps == 121_000

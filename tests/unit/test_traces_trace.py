@@ -107,3 +107,14 @@ def test_constant_schedule_never_changes() -> None:
 def test_step_of_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="step"):
         up((0,), (1,), S).means("up", 0)
+
+
+def test_planned_outages_join_those_of_the_trace() -> None:
+    schedule = up((0, S, 2 * S), (10**7, 0, 10**7), 10 * S).schedule("up", 100 * MS, outage=True)
+    assert schedule.outages == ((S, S),)
+    joined = schedule.with_outages([(5 * S, S), (2 * S, 500 * MS), (5 * S + 500 * MS, 2 * S)])
+    assert joined.outages == ((S, 1500 * MS), (5 * S, 2500 * MS))
+    with pytest.raises(UserError, match="within the schedule's 10 s, got one from 9 to 11 s"):
+        schedule.with_outages([(9 * S, 2 * S)])
+    lasting = Schedule.constant(10**7, duration_ns=12 * S).with_outages([(3 * S, 5 * S)])
+    assert lasting.outages == ((3 * S, 5 * S),)
