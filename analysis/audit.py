@@ -13,13 +13,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.documents import Document, read_document
+from analysis.documents import Document, read_document, read_optional
 from analysis.streams import parse_stream, schema
 from testbed.errors import UserError
 from testbed.records import MANIFEST, STREAMS, belongs_to_records, sha256_file
 
 _READERS = 4
 
+# Without them nobody knows what was asked for, or that link and splits did what they should.
+PROOFS = (
+    *(MANIFEST, "campaign.json", "experiment.resolved.json"),
+    *("verify.json", "link_verification.json"),
+)
 _RECORDS = {
     "queries": schema(text="run_id device kind status", whole="query t_due_ns t_start_ns e2e_ns"),
     "link": schema(text="direction", whole="t_planned_ns t_applied_ns t_ns"),
@@ -94,6 +99,17 @@ def _audit_campaign(folder: Path, runs: list[Path], found: Audit) -> None:
         inside = any(parent in covered for parent in name.parents)
         if name not in vouched and not inside and belongs_to_records(name):
             found.faults.append(f"{name}: not written by the campaign")
+
+
+def proof_faults(folder: Path) -> list[str]:
+    """What of a campaign's own proofs is missing, or was changed since it ended; runs apart."""
+    found = Audit(str(folder))
+    found.faults += [f"{name}: missing" for name in PROOFS if not (folder / name).is_file()]
+    manifest = read_optional(folder / MANIFEST) or {}
+    for name, digest in manifest.get("checksums", {}).items():
+        if "/" not in name and (folder / name).is_file():
+            _check(folder / name, name, digest, found)
+    return found.faults
 
 
 def _files(folder: Path) -> Iterable[Path]:

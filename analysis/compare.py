@@ -47,7 +47,17 @@ def obstacles(a: Dataset, b: Dataset) -> list[str]:
     return list(_obstacles(a, b))
 
 
+def _broken(data: Dataset) -> Iterator[str]:
+    for run in data.runs:
+        if run.state != "complete":
+            yield f"{data.root.name}/{run.run_id}: is {run.state}"
+        elif run.altered or run.lines_lost:
+            yield f"{data.root.name}/{run.run_id}: is not as it was written"
+
+
 def _obstacles(a: Dataset, b: Dataset) -> Iterator[str]:
+    yield from _broken(a)
+    yield from _broken(b)
     for key in _SAME:
         yield from _differs(key, a.experiment.get(key), b.experiment.get(key))
     for key in _RUN:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from analysis.audit import proof_faults
 from analysis.bootstrap import FEWEST, needed_for_percentile
 from analysis.dataset import Dataset
 from analysis.metrics import measured
@@ -94,6 +95,8 @@ def _campaign_doubts(data: Dataset) -> Iterator[str]:
     planned = [run["run_id"] for run in data.campaign.get("runs", [])]
     if missing := [run_id for run_id in planned if run_id not in begun]:
         yield f"{len(missing)} of {len(planned)} planned runs were never begun: {_some(missing)}."
+    if not (data.root / "plan.json").is_file():  # a whole campaign, and not one of its runs
+        yield from (f"The campaign's own files: {fault}." for fault in proof_faults(data.root))
     if data.profile is None:
         yield (
             "There is no profile: the base network time is taken as 0, so transfers look slower "

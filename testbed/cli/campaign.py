@@ -13,6 +13,7 @@ from rich.table import Table
 
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
 from testbed.errors import TestbedError, UserError
+from testbed.records import cannot_write
 from testbed.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -140,8 +141,15 @@ def _with_trials(experiment: Experiment, trials: int) -> Experiment:
 
 def _tell_campaign(campaign: Campaign, failure: str | None, out: Output) -> int:
     ledger = campaign.ledger
-    report = _write_report(campaign.folder) if ledger.states else None
-    found = verdict(report) if report else {"trusted": False, "reasons": ["nothing was measured"]}
+    report, found = None, {"trusted": False, "reasons": ["nothing was measured"]}
+    try:
+        if ledger.states:
+            report = _write_report(campaign.folder)
+            found = verdict(report)
+    except OSError as error:  # whatever failed before comes first
+        told = str(cannot_write(campaign.folder / "report", error))
+        report, found = None, {"trusted": False, "reasons": [told]}
+        failure = failure or told
     document = {
         "campaign": str(campaign.folder),
         "report": str(report) if report else None,

@@ -6,7 +6,7 @@ import os
 import secrets
 import sys
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -240,7 +240,7 @@ def _start(lab: Journal, layout: Layout, tools: Tools, listeners: list[Listener]
 
 
 def _take_down(lab_id: str, listeners: list[Listener]) -> None:
-    if lab_id in journal.lab_ids():
+    with suppress(UserError):  # somebody else was first: there is no such lab any more
         down(lab_id)
     for listener in listeners:
         listener.process.wait()

@@ -54,3 +54,14 @@ def test_another_batch_is_an_obstacle_and_a_newer_key_is_not(tmp_path: Path) -> 
     document["experiment"]["batch"] = 8
     path.write_text(json.dumps(document))
     assert obstacles(load(a, "a").data, load(b, "b").data) == ["batch: 1 and 8"]
+
+
+def test_a_campaign_that_is_not_whole_is_an_obstacle(tmp_path: Path) -> None:
+    a, b = made(tmp_path / "a"), made(tmp_path / "b")
+    (run,) = b.glob("*.offload.*")
+    lines = (run / "queries.jsonl").read_text().splitlines()
+    (run / "queries.jsonl").write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(UserError, match=r"offload.*: is not as it was written"):
+        compare([a, b], tmp_path / "out", force=False)
+    (run / "manifest.json").unlink()
+    assert obstacles(load(a, "a").data, load(b, "b").data) == [f"b/{run.name}: is interrupted"]

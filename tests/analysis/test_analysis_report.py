@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from analysis import metrics
+from analysis.audit import PROOFS
 from analysis.dataset import load_dataset
 from analysis.formats import number, percent, ranged
 from analysis.replay import with_floor
@@ -237,3 +238,15 @@ def test_percentages_and_ranges_read_as_people_write_them() -> None:
         "0\u00a0%",
     ]
     assert ranged(83.149, 79.96, 101.2) == ("83.1", "[80.0, 101]")
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_a_proof_that_is_gone_or_edited_is_told(make_campaign: Maker, name: str) -> None:
+    root = make_campaign(policies=("local", "offload"), duration_s=2)
+    assert "own files" not in _doubts(root)
+    if name != "manifest.json":  # nothing vouches for it
+        whole = (root / name).read_text()
+        (root / name).write_text(whole.replace("\n", " \n", 1))
+        assert f"{name}: changed since it was written" in _doubts(root)
+    (root / name).unlink()
+    assert f"{name}: missing" in _doubts(root)
