@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 export TESTBED_MAY_INSTALL := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage fleet bench clean
+.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage netem fleet bench clean
 
 help:  ## list the targets, in the order of the work
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
@@ -50,6 +50,9 @@ matrix-quick: setup  ## the same in six minutes
 
 outage: setup  ## what becomes of the queries when the link is gone
 	$(BIN)/testbed run experiments/outage.yaml -i $(INVENTORY)
+
+netem: setup  ## a link with delay, jitter and loss, by user-mode Linux where this kernel has no netem
+	$(BIN)/testbed run experiments/netem.yaml -i $(INVENTORY)
 
 fleet: setup  ## four devices on one link and one server
 	$(BIN)/testbed run experiments/fleet.yaml -i inventory/fleet.yaml
