@@ -293,9 +293,13 @@ def _tell_reply_apart(queries: pd.DataFrame, server: pd.DataFrame, axis: Axis) -
 
 
 def _gather(kind: str, loaded: list[tuple[Run, dict[str, pd.DataFrame]]]) -> Any:
-    """One frame of all runs; frames without rows would only blur the column types."""
+    """One frame of all runs; frames without rows would only blur the column types.
+
+    Text becomes categories: rows are cut and compared often, and texts are few.
+    """
     filled = [frames[kind] for _, frames in loaded if len(frames[kind])]
     if filled:
-        return pd.concat(filled, ignore_index=True)
+        joined = pd.concat(filled, ignore_index=True)
+        return joined.astype(dict.fromkeys(joined.select_dtypes("str").columns, "category"))
     empty = _frames_of({name: columns.empty_table() for name, columns in _STREAMS.items()})
     return empty[kind].assign(**{f: pd.Series(dtype=object) for f in (*FACTORS, "run_index")})

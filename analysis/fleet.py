@@ -19,7 +19,7 @@ _NS = 1e9
 
 def devices_of(data: Dataset) -> list[str]:
     """The hosts of the devices that measured, by name."""
-    return sorted(set(metrics.measured(data.queries)["device"]))
+    return sorted(metrics.measured(data.queries)["device"].unique())
 
 
 def jain_index(values: np.ndarray) -> float:
@@ -35,7 +35,7 @@ def _conditions(queries: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.Data
     """Each link, load and policy with its measured queries, all trials together."""
     due = metrics.measured(queries)
     for (link, load), rows in due.groupby(["link", "load"], sort=True):
-        for policy in ordered_policies(rows["policy"]):
+        for policy in ordered_policies(rows["policy"].unique()):
             yield (
                 {"link": link, "load": load, "policy": policy},
                 rows[rows["policy"] == policy],

@@ -85,7 +85,7 @@ def _server(done: pd.DataFrame, costs: Mapping[str, Costs]) -> pd.DataFrame:
     """Median wait and slowdown of the server under each load and level."""
     crossed = done[done["bytes_up"] > 0]
     usual_ns = crossed["split"].map({split: found.server_ns for split, found in costs.items()})
-    slow = (crossed["tail_ns"] + crossed["decode_ns"]) / usual_ns
+    slow = (crossed["tail_ns"] + crossed["decode_ns"]) / usual_ns.astype(float)
     return crossed.assign(slow=slow).groupby(_KEYS)[["server_wait_ns", "slow"]].median()
 
 

@@ -118,7 +118,7 @@ def prediction(queries: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for policy, part in by_policy(told[told["predicted_ns"] > 0]):
         ratio = part["e2e_ns"] / part["predicted_ns"]
-        splits = ordered_splits(part["split"])
+        splits = ordered_splits(part["split"].unique())
         if len(splits) > 1:
             rows.append({"policy": policy, "split": "all", **_errors(ratio)})
         rows += [
@@ -147,7 +147,7 @@ def server_estimate(queries: pd.DataFrame, tails_ns: Mapping[str, float]) -> pd.
     told = counted(queries)
     told = told[(told["status"] == "ok") & (told["bytes_up"] > 0) & (told["tail_ns"] > 0)]
     rows = []
-    for policy, part in by_policy(told.assign(usual_ns=told["split"].map(tails_ns))):
+    for policy, part in by_policy(told.assign(usual_ns=told["split"].map(tails_ns).astype(float))):
         off_ms = (part["wait_est_ns"] - part["server_wait_ns"]) / _MS
         rows.append(
             {
@@ -165,7 +165,7 @@ def choices(queries: pd.DataFrame) -> pd.DataFrame:
     """Share of the queries and of the time that ``dynamic`` spent on each split."""
     part = counted(queries[queries["policy"] == DYNAMIC])
     rows = []
-    for split in ordered_splits(part["split"]):
+    for split in ordered_splits(part["split"].unique()):
         chosen = part[part["split"] == split]
         rows.append(
             {
@@ -224,7 +224,7 @@ def accuracy(queries: pd.DataFrame) -> pd.DataFrame:
     """
     told = counted(queries).dropna(subset=["correct"])
     rows = []
-    for split in ordered_splits(told["split"]):
+    for split in ordered_splits(told["split"].unique()):
         for encoding, part in told[told["split"] == split].groupby("encoding"):
             rows.append(
                 {

@@ -19,7 +19,7 @@ def draw_fleet(queries: pd.DataFrame) -> Figure:
     """Share of a device's queries that took at most so long, in every policy's own panel."""
     done = counted(queries)
     groups = by_policy(done)
-    devices = sorted(set(done["device"]))
+    devices = sorted(done["device"].unique())
     shades = colormaps["viridis"].resampled(len(devices) + 1)
     columns = 2 if len(groups) in (2, 4) else min(_PANELS_A_ROW, len(groups))
     lines = -(-len(groups) // columns)

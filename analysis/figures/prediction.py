@@ -40,7 +40,7 @@ def _against(
     both = rows[list(names)] * scale
     low, high = float(both.min().min()) / 1.1, float(both.max().max()) * 1.1
     axes.axline((low, low), (high, high), color=GREY, linewidth=1)
-    for split in ordered_splits(rows["split"]):
+    for split in ordered_splits(rows["split"].unique()):
         part = both[rows["split"] == split]
         axes.plot(
             part[names[0]],

@@ -85,7 +85,7 @@ def palette(data: Dataset) -> dict[str, str]:
     policies = {run.policy for run in data.runs}
     static = {policy: split for policy in policies if (split := split_of(policy)) is not None}
     candidates = (data.profile or {}).get("candidates", {})
-    splits = {*data.queries["split"].dropna(), *candidates, *static.values()}
+    splits = {*data.queries["split"].dropna().unique(), *candidates, *static.values()}
     colours = split_colours(splits)
     choosing = sorted(policies - set(static) - {DYNAMIC})
     return {

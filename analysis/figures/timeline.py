@@ -59,7 +59,7 @@ def draw_timeline(
         left.set_ylabel(policy_label(policy), color=colours[policy], fontweight="bold")
     for left, right in grid[:1]:
         left.set_title("uplink, Mbit/s")
-        devices = sorted(set(done["device"]))
+        devices = sorted(done["device"].unique())
         by = f" by {devices[0]}" if len(devices) > 1 else ""
         right.set_title(f"latency, ms (bands: split chosen{by}, above it the best)")
     longest_s = max(run.duration_s for run in runs)
@@ -70,7 +70,9 @@ def draw_timeline(
         axes.set_xlabel("seconds since the run began")
     more: list[Artist] = [_OUTAGE_KEY] if any(outages_of(run) for run in runs) else []
     more += [_FALLBACK_KEY] if (done["status"] == "fallback").any() else []
-    _legend(figure, ordered_splits([*done["split"], *judged["best"]]), colours, more)
+    _legend(
+        figure, ordered_splits([*done["split"].unique(), *judged["best"].unique()]), colours, more
+    )
     return figure
 
 
@@ -133,7 +135,7 @@ def _band(
 ) -> None:
     """A stripe along the axis, coloured by the split named in a column."""
     # Of several devices the first: their choices would lie on each other.
-    rows = rows[rows["device"] == rows["device"].min()]
+    rows = rows[rows["device"] == min(rows["device"].unique(), default="")]
     for split, part in rows.groupby(column):
         axes.broken_barh(
             _spans(rows, part),

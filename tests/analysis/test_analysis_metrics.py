@@ -173,7 +173,7 @@ def test_answer_says_better_worse_and_undecided(make_campaign: Maker) -> None:
 
 
 def test_failed_queries_are_counted_and_kept_out_of_the_latencies(golden: Path) -> None:
-    queries = with_floor(load_dataset(golden))
+    queries = with_floor(load_dataset(golden)).astype({"status": str})
     rows = queries.index[(queries["policy"] == "offload") & (queries["kind"] == "measured")]
     queries.loc[rows[:3], ["status", "e2e_ns"]] = ["failed", 10_000 * MS]
     queries.loc[rows[3:5], "status"] = "fallback"
