@@ -141,6 +141,7 @@ def _drawings(
         "Further left is faster; a long flat tail to the right is what the slow moments of the "
         "link cost.",
         draw_distribution(rows, colours),
+        in_page=False,
     )
     yield Drawing(
         f"parts.{key}",
@@ -173,6 +174,8 @@ def _save_all(drawings: list[Drawing], folder: Path) -> dict[str, str]:
     images, spent = {}, 0
     for drawing in drawings:
         mime, data = save(drawing, folder / "figures")
+        if not drawing.in_page:
+            continue
         coded = base64.b64encode(data).decode()
         spent += len(coded)
         inline = spent <= _INLINE_BYTES

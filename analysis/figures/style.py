@@ -54,6 +54,7 @@ class Drawing:
     caption: str
     figure: Figure
     data: str = "records/queries.parquet"  # what it was drawn from, beside the report
+    in_page: bool = True  # False where the page shows an interactive one instead
 
 
 def style() -> Any:
@@ -104,24 +105,28 @@ def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None
 
 
 def save(drawing: Drawing, folder: Path) -> tuple[str, bytes]:
-    """Write PNG and PDF; returns MIME type and bytes of the smaller of PNG and SVG."""
+    """Write PNG and PDF; returns MIME type and bytes of the smaller of PNG and SVG.
+
+    Of a drawing that is not in the page no SVG is made.
+    """
     figure = drawing.figure
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},
         "pdf": {"CreationDate": None},
-        "svg": {"Date": None},
     }
+    if drawing.in_page:
+        metadata["svg"] = {"Date": None}
     made = {}
-    # Laid out once: the three files then show the same picture.
+    # Laid out once: the files then show the same picture, and each is drawn once.
     figure.set_dpi(_PNG_DPI)
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    figure.set_layout_engine(None)
     for kind, fields in metadata.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=fields)
         made[kind] = buffer.getvalue()
     for kind in ("png", "pdf"):
         (folder / f"{drawing.name}.{kind}").write_bytes(made[kind])
-    if len(made["svg"]) < len(made["png"]):
+    if drawing.in_page and len(made["svg"]) < len(made["png"]):
         return "image/svg+xml", made["svg"]
     return "image/png", made["png"]
