@@ -13,25 +13,30 @@ from analysis.bins import bin_tables, common, fastest, fastest_kinds
 from analysis.dataset import Dataset
 from analysis.metrics import counted
 from analysis.policies import KINDS, split_of
-from analysis.replay import rate_steps, transfer_ns
+from analysis.replay import TIMED, rate_steps, transfer_ns
 from testbed.encodings import ITEM_BYTES, parse_features
 from testbed.model.table import LOCAL, OFFLOAD
+
+_NEEDED = ("run_id", "split", "kind", "status", "trial", "t_s", "e2e_ns", "transfer_ns", *TIMED)
 
 
 def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float) -> pd.DataFrame:
     """Queries as if features and pixels had other widths: the transfer's difference is added."""
-    parts = []
+    e2e_ns = queries["e2e_ns"].to_numpy(copy=True)
+    factor = np.where(queries["split"] == OFFLOAD, pixel, feature)
+    remote = (queries["split"] != LOCAL).to_numpy()
+    by_run = queries.groupby("run_id").indices
     for run in data.runs:
-        rows = queries[queries["run_id"] == run.run_id].copy()
-        if not len(rows):
+        places = by_run.get(run.run_id, np.empty(0, dtype=int))
+        # A width that stays the same changes nothing.
+        places = places[remote[places] & (factor[places] != 1.0)]
+        if not len(places):
             continue
+        rows = queries.iloc[places]
         steps = [rate_steps(data, run, side) for side in ("uplink", "downlink")]
-        factor = np.where(rows["split"] == OFFLOAD, pixel, feature)
-        scaled = transfer_ns(rows, steps[0], steps[1], factor)
-        remote = rows["split"] != LOCAL
-        rows["e2e_ns"] += np.where(remote, scaled - rows["transfer_ns"], 0.0)
-        parts.append(rows)
-    return pd.concat(parts, ignore_index=True) if parts else queries
+        scaled_ns = transfer_ns(rows, steps[0], steps[1], factor[places])
+        e2e_ns[places] += scaled_ns - rows["transfer_ns"].to_numpy()
+    return queries.assign(e2e_ns=e2e_ns)
 
 
 def accountings(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
@@ -41,7 +46,8 @@ def accountings(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     costs, where every query's payload has the same length; policies that choose are left
     out, because they would have chosen otherwise.
     """
-    done = counted(queries[queries["policy"].map(split_of).notna()])
+    done = counted(queries, *_NEEDED)
+    done = done[done["policy"].map(split_of).notna()]
     sent, pixels = data.feature_encoding, data.pixel_encoding
     variants = {
         f"{pixels} pixels, {sent} features": ("measured", done),

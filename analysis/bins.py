@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import ceil
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.bootstrap import Floats, Interval, interval
-from analysis.metrics import counted, spread
-from analysis.policies import DYNAMIC, KINDS, kind_of, ordered_policies, split_of
+from analysis.metrics import by_policy, counted, spread
+from analysis.policies import DYNAMIC, KINDS, kind_of, split_of
 
 # A few queries long and a few rate steps long.
 BIN_S = 0.5
@@ -24,21 +25,24 @@ def binned(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:
     end of the last query. Where no query began, one begun earlier is still under way, and ``mean``
     is that of its bin.
     """
-    parts = []
-    for trial, rows in counted(queries).groupby("trial"):
-        end_s = float((rows["t_s"] + rows["e2e_ns"] / 1e9).max())
-        bins = pd.RangeIndex(max(1, int(np.ceil(end_s / BIN_S))))
-        groups = (rows[value] / _MS).groupby((rows["t_s"] // BIN_S).astype(int))
-        part = pd.DataFrame(
-            {
-                "sum": groups.sum().reindex(bins, fill_value=0.0),
-                "n": groups.size().reindex(bins, fill_value=0),
-                "mean": groups.mean().reindex(bins).ffill().bfill(),
-            }
-        )
-        part.index = pd.MultiIndex.from_product([[trial], bins], names=["trial", "bin"])
-        parts.append(part)
-    return pd.concat(parts) if parts else pd.DataFrame({"sum": [], "n": [], "mean": []})
+    done = counted(queries, "trial", "t_s", "e2e_ns", value)
+    parts = {trial: _trial_bins(rows, value) for trial, rows in done.groupby("trial")}
+    if not parts:
+        return pd.DataFrame({"sum": [], "n": [], "mean": []})
+    return pd.concat(parts, names=["trial", "bin"])
+
+
+def _trial_bins(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    begun_s = rows["t_s"].to_numpy()
+    count = max(1, ceil(float(np.max(begun_s + rows["e2e_ns"].to_numpy() / 1e9)) / BIN_S))
+    place = (begun_s // BIN_S).astype(int)
+    inside = (place >= 0) & (place < count)
+    values_ms = rows[value].to_numpy()[inside] / _MS
+    sums = np.bincount(place[inside], values_ms, minlength=count)
+    numbers = np.bincount(place[inside], minlength=count)
+    with np.errstate(invalid="ignore"):
+        means = pd.Series(sums / numbers).ffill().bfill()
+    return pd.DataFrame({"sum": sums, "n": numbers, "mean": means})
 
 
 def common(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
@@ -97,11 +101,8 @@ def gains(queries: pd.DataFrame) -> pd.DataFrame:
 
 def bin_tables(queries: pd.DataFrame, value: str = "e2e_ns") -> dict[str, pd.DataFrame]:
     """:func:`binned` for every policy that has a result."""
-    done = counted(queries)
-    return {
-        p: binned(done[done["policy"] == p], value)
-        for p in ordered_policies(done["policy"].unique())
-    }
+    done = counted(queries, "kind", "status", "trial", "t_s", "e2e_ns", value)
+    return {policy: binned(rows, value) for policy, rows in by_policy(done)}
 
 
 def fastest(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:

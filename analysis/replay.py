@@ -13,6 +13,8 @@ from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES, burst_bytes, ip_bytes
 
 Floats = NDArray[np.float64]
 _FOREVER_S = 1e6
+# What transfer_ns needs of a query.
+TIMED = ["send_s", "bytes_up", "bytes_down", "server_wait_ns", "decode_ns", "tail_ns"]
 
 
 @dataclass(frozen=True)
@@ -94,23 +96,19 @@ def with_floor(data: Dataset) -> pd.DataFrame:
 
     Floor: ``head + (wire bytes − burst)/rate + propagation + tail``, the least time physics allows.
     """
-    parts = []
-    by_run = data.queries.groupby("run_id").indices
+    queries = data.queries
+    needed = queries[["t_s", *TIMED]]
+    by_run = queries.groupby("run_id").indices
+    up_bps, least_ns, delay_ns = (np.full(len(queries), np.nan) for _ in range(3))
     for run in data.runs:
-        rows = data.queries.iloc[by_run.get(run.run_id, [])].copy()
+        places = by_run.get(run.run_id, np.empty(0, dtype=int))
+        rows = needed.iloc[places]
         up, down = (rate_steps(data, run, side) for side in ("uplink", "downlink"))
-        rows["up_bps"] = up.at(rows["t_s"].to_numpy(dtype=float))
-        remote = rows["bytes_up"] > 0
+        remote = (rows["bytes_up"] > 0).to_numpy()
+        up_bps[places] = up.at(rows["t_s"].to_numpy(dtype=float))
         # In an outage even nothing would wait for the link's return.
-        rows["transfer_ns"] = transfer_ns(rows, up, down) * remote
-        rows["floor_ns"] = (
-            rows["head_ns"]
-            + rows["tail_ns"].fillna(0)
-            + rows["transfer_ns"]
-            + remote * data.delay_ns(run.link)
-        )
-        parts.append(rows)
-    if not parts:
-        extra = dict.fromkeys(("up_bps", "transfer_ns", "floor_ns"), pd.Series(dtype=float))
-        return data.queries.assign(**extra)
-    return pd.concat(parts, ignore_index=True)
+        least_ns[places] = transfer_ns(rows, up, down) * remote
+        delay_ns[places] = remote * data.delay_ns(run.link)
+    work_ns = queries["head_ns"] + queries["tail_ns"].fillna(0)
+    floor_ns = work_ns + least_ns + delay_ns
+    return queries.assign(up_bps=up_bps, transfer_ns=least_ns, floor_ns=floor_ns)
