@@ -8,11 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from testbed.config.fields import DurationNs, Name, RateBps, Share, SizeBytes, Strict, read_yaml
+from testbed.config.fields import DurationNs, Name, RateBps, SizeBytes, Strict, read_yaml
+from testbed.config.link_spec import SECOND_NS, DirectionSpec, LinkSpec
+from testbed.config.load_spec import LoadSpec
 from testbed.encodings import parse_features, parse_input
 from testbed.errors import UserError
 
-SECOND_NS = 10**9
 POLICIES = (
     *("local", "offload", "dynamic", "dynamic+hysteresis", "robust", "deadline"),
     *("neurosurgeon", "ans", "clairvoyant", "random"),
@@ -49,177 +50,6 @@ class EngineSpec(Strict):
     channels_last: bool = False
     compile: bool = False
     fold_batchnorm: bool = False
-
-
-class GilbertSpec(Strict):
-    """Bursty loss: chances a packet of entering and leaving the bad state, and loss in each."""
-
-    to_bad: Annotated[Share, Field(gt=0)]
-    to_good: Annotated[Share, Field(gt=0)]
-    loss_bad: Share = 1.0
-    loss_good: Share = 0.0
-
-    @property
-    def mean(self) -> float:
-        """The long-run share of packets lost."""
-        bad = self.to_bad / (self.to_bad + self.to_good)
-        return bad * self.loss_bad + (1 - bad) * self.loss_good
-
-
-class DirectionSpec(Strict):
-    """One direction of the link: a constant rate or one direction of a bandwidth trace.
-
-    All but the rate is netem's. Jitter keeps the order of packets unless ``reorder`` is given.
-    """
-
-    rate: RateBps | None = None
-    trace: Path | None = None
-    # Of the trace: this direction's own by default; the other one only if it is said aloud.
-    direction: Literal["up", "down", "as-uplink", "as-downlink"] | None = None
-    delay: DurationNs = 0
-    jitter: DurationNs = 0
-    jitter_correlation: Share = 0.0
-    distribution: Literal["uniform", "normal", "pareto"] = "uniform"
-    loss: Annotated[Share, Field(lt=1)] = 0.0
-    loss_correlation: Share = 0.0
-    gilbert: GilbertSpec | None = None
-    duplicate: Share = 0.0
-    reorder: Share = 0.0
-    corrupt: Share = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    queue: SizeBytes = 256_000
-    queue_time: DurationNs | None = None  # at the highest rate, in place of queue
-
-    @property
-    def mean_loss(self) -> float:
-        """The share of packets that is to be lost."""
-        return self.gilbert.mean if self.gilbert else self.loss
-
-    @model_validator(mode="after")
-    def _possible(self) -> DirectionSpec:
-        if self.jitter > self.delay:
-            raise ValueError("jitter: expected at most the delay: nothing arrives before it left")
-        if self.loss and self.gilbert:
-            raise ValueError("expected one of loss (a share) and gilbert (bursts), got both")
-        if self.reorder and not self.delay:
-            raise ValueError("reorder: needs a delay: the packets chosen overtake delayed ones")
-        return self
-
-    @model_validator(mode="after")
-    def _one_source(self) -> DirectionSpec:
-        if (self.rate is None) == (self.trace is None):
-            raise ValueError('expected exactly one of rate (such as "20mbit") and trace (a file)')
-        return self
-
-
-class OutageSpec(Strict):
-    """A stretch in which the link, both directions of it, is gone."""
-
-    at: DurationNs
-    length: Annotated[DurationNs, Field(ge=10_000_000)]
-
-
-class LinkSpec(Strict):
-    """Both directions of the shaped link."""
-
-    uplink: DirectionSpec
-    downlink: DirectionSpec
-    step: Annotated[DurationNs, Field(ge=10_000_000, le=10 * SECOND_NS)] = 100_000_000
-    end: Literal["loop", "hold", "stop"] = "loop"
-    # What the trace's gaps (None: floored) and the planned outages do.
-    outage: Literal["drop", "hold", "down"] | None = None
-    outages: tuple[OutageSpec, ...] = ()
-    congestion_control: str | None = None
-    delay_compensation: bool = False  # the path's own delay is part of the delay asked for
-
-    @model_validator(mode="after")
-    def _outages_of_a_kind(self) -> LinkSpec:
-        if self.outages and self.outage is None:
-            raise ValueError("outage: expected drop, hold or down: what the planned outages do")
-        return self
-
-    @model_validator(mode="after")
-    def _own_direction(self) -> LinkSpec:
-        sides = (("uplink", self.uplink, "up"), ("downlink", self.downlink, "down"))
-        for side, spec, own in sides:
-            if spec.direction not in (None, own, f"as-{side}"):
-                raise ValueError(
-                    f"{side}.direction: expected {own} (the default), or as-{side} to use the "
-                    f"trace's other direction as {side}, got {spec.direction}"
-                )
-        return self
-
-
-Clients = Annotated[int, Field(ge=0, le=64)]
-Level = Annotated[float, Field(ge=0, le=1)]
-
-
-class LoadStep(Strict):
-    """From ``t`` on, this many closed-loop clients, or this share of the resource."""
-
-    t: DurationNs
-    clients: Clients | None = None
-    level: Level | None = None
-
-
-class MarkovSpec(Strict):
-    """Levels that follow each other at random, each held for a time of mean ``dwell``."""
-
-    levels: tuple[Level, ...] = Field(min_length=2)
-    dwell: Annotated[DurationNs, Field(ge=100_000_000)]
-
-
-class LoadSpec(Strict):
-    """Synthetic server load: what it occupies, and how much of it when.
-
-    ``inference`` queues the model on the server's own executor: ``closed`` is a number of
-    ``clients`` that ask again at once, ``poisson`` a ``level`` of the executor's time. ``cpu``,
-    ``memory`` and ``gpu`` keep ``threads`` busy for a ``level`` of the time.
-    """
-
-    kind: Literal["none", "inference", "cpu", "memory", "gpu"] = "none"
-    arrivals: Literal["closed", "poisson"] = "closed"
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
-    clients: Clients | None = None
-    level: Level | None = None
-    steps: tuple[LoadStep, ...] = ()
-    markov: MarkovSpec | None = None
-    trace: Path | None = None  # CSV: t_s,level
-    period: DurationNs | None = None
-
-    @property
-    def counts_clients(self) -> bool:
-        """Whether a level is a number of clients and no share of time."""
-        return self.kind == "inference" and self.arrivals == "closed"
-
-    @model_validator(mode="after")
-    def _one_source(self) -> LoadSpec:
-        constant = "clients" if self.counts_clients else "level"
-        sources = [constant, "steps", *(() if self.counts_clients else ("markov", "trace"))]
-        every = ("clients", "level", "steps", "markov", "trace")
-        given = [name for name in every if getattr(self, name) not in (None, ())]
-        if self.kind == "none":
-            if given:
-                raise ValueError(f"{given[0]}: only with a kind of load")
-        elif len(given) != 1 or given[0] not in sources:
-            raise ValueError(f"expected exactly one of {', '.join(sources)}, got {given or 'none'}")
-        return self
-
-    @model_validator(mode="after")
-    def _steps_ordered(self) -> LoadSpec:
-        if self.steps:
-            times = [step.t for step in self.steps]
-            if times[0] != 0 or sorted(set(times)) != times:
-                raise ValueError("steps: expected the first at 0s, times rising")
-            if self.period is not None and self.period <= times[-1]:
-                raise ValueError("period: must be after the last step")
-            name, other = ("clients", "level") if self.counts_clients else ("level", "clients")
-            for step in self.steps:
-                if getattr(step, name) is None or getattr(step, other) is not None:
-                    raise ValueError(f"steps: each needs t and {name}, and no {other}")
-        elif self.period is not None:
-            raise ValueError("period: only with steps")
-        return self
 
 
 class ArrivalSpec(Strict):

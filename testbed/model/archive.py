@@ -52,7 +52,7 @@ def save_archive(program: ExportedProgram, path: Path) -> str:
     # every head and tail would have a copy of.
     names = {path: f"weight_{index}" for index, path in enumerate(paths)}
     weights = {name: _weight(module, path) for path, name in names.items()}
-    nodes = [_node_json(n, names) for n in module.graph.nodes if not _is_size(n)]
+    nodes = [_node_json(n, names) for n in module.graph.nodes if not is_size(n)]
     graph = {"schema_version": _SCHEMA_VERSION, "torch": torch.__version__, "nodes": nodes}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -73,7 +73,8 @@ def at_images(size: int | torch.SymInt, images: int) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, images)))
 
 
-def _is_size(node: fx.Node) -> bool:
+def is_size(node: fx.Node) -> bool:
+    """Whether a node computes a size, and no tensor."""
     return isinstance(node.meta.get("val"), torch.SymInt)
 
 
@@ -138,7 +139,7 @@ def _argument_json(argument: Any) -> Any:
     if isinstance(argument, tuple | list):
         return [_argument_json(item) for item in argument]
     if isinstance(argument, fx.Node):
-        if _is_size(argument):
+        if is_size(argument):
             return {"size": _size_json(argument.meta["val"])}
         return {"node": argument.name}
     if isinstance(argument, torch.device):

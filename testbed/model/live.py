@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
-from testbed.model.archive import at_images
+from testbed.model.archive import at_images, is_size
 from testbed.model.export import PREPROCESSING_END
 
 
@@ -43,9 +43,9 @@ class Graph:
         made_used: dict[fx.Node, tuple[int, int]] = {}
         for node in nodes:
             if node is source or (
-                not _is_size(node) and any(n in made_used for n in node.all_input_nodes)
+                not is_size(node) and any(n in made_used for n in node.all_input_nodes)
             ):
-                users = (position[user] for user in node.users if not _is_size(user))
+                users = (position[user] for user in node.users if not is_size(user))
                 made_used[node] = (position[node], max(users, default=-1))
         logits = program.graph.output_node().args[0][-1]
         assert isinstance(logits, fx.Node)
@@ -98,10 +98,6 @@ def sample_shape(node: fx.Node) -> tuple[int, ...] | None:
     if len(growing) != 1 or growing[0] != (growing[0][0], 2 * growing[0][0], 3 * growing[0][0]):
         return None
     return tuple(one for one, two in zip(once, twice, strict=True) if one == two or one > 1)
-
-
-def _is_size(node: fx.Node) -> bool:
-    return isinstance(node.meta.get("val"), torch.SymInt)
 
 
 def _is_view(node: fx.Node) -> bool:

@@ -159,9 +159,10 @@ class Campaign:
         (self.folder / MANIFEST).unlink(missing_ok=True)
         if self.resumed:
             self.ledger.take_up()
-            unfinished = not (self.folder / "profile.json").exists()
-            if unfinished and (self.folder / "profile").exists():
-                set_aside(self.folder / "profile")
+            if not (self.folder / "profile.json").exists():
+                # A further device's is in a folder profile-<host>.
+                for unfinished in (*self.folder.glob("profile"), *self.folder.glob("profile-*")):
+                    set_aside(unfinished)
         keep(self.folder, self.experiment, self.traces)
         self.ledger.write("running")
         write_json(self.folder / "table.json", {"table": self.prepared.table.to_json()})

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from testbed.config.experiment import Experiment, LoadSpec
+from testbed.config.experiment import Experiment
+from testbed.config.load_spec import LoadSpec
 from testbed.errors import UserError
 from testbed.orchestrator.plan import schedule_json
 from testbed.policy.user import PREFIX, Source, check, find_source

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from testbed.config import Experiment
-from testbed.config.experiment import DirectionSpec, LinkSpec
+from testbed.config.link_spec import DirectionSpec, LinkSpec
 from testbed.link.netem import Gilbert, Netem
 from testbed.link.tree import render_tc, tree_from_json
 from testbed.traces.trace import Schedule

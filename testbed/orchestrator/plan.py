@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
-from testbed.config.experiment import DirectionSpec, EngineSpec, Experiment
+from testbed.config.experiment import EngineSpec, Experiment
+from testbed.config.link_spec import DirectionSpec
 from testbed.errors import UserError
 from testbed.model.table import LOCAL, OFFLOAD, SplitTable
 from testbed.traces.trace import BandwidthTrace, Schedule

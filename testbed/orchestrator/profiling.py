@@ -9,7 +9,7 @@ from time import monotonic
 from typing import Any
 
 from testbed.config import Experiment
-from testbed.config.experiment import LoadSpec
+from testbed.config.load_spec import LoadSpec
 from testbed.errors import TestbedError
 from testbed.orchestrator.choosing import load_message
 from testbed.orchestrator.fingerprint import profile_key

@@ -15,14 +15,11 @@ from testbed.model.table import LOCAL, OFFLOAD
 from testbed.orchestrator.carried import carried_reasons
 from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.plan import PlannedRun, schedule_json
-from testbed.orchestrator.session import OnRecord, Session
+from testbed.orchestrator.session import START_TIMEOUT_S, STOP_TIMEOUT_S, OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.orchestrator.validity import judge, unexplained
 from testbed.traces.trace import Schedule
 
-# Beyond the run's own length: warm-up over the slowest rate, the last query's time-out.
-_START_TIMEOUT_S = 120.0
-_STOP_TIMEOUT_S = 30.0
 _CHECK_INTERVAL_S = 1.0
 
 
@@ -53,6 +50,12 @@ class Conditions:
     load: dict[str, Any] | None  # the load role's ``start``; None without load
     step_ns: int
     congestion_control: str | None
+
+    @property
+    def foretold(self) -> bool:
+        """Whether a profile is to foretell the run: several devices slow each other."""
+        told = list(self.devices.values())
+        return len(told) == 1 and told[0].chooses
 
 
 def execute(
@@ -138,7 +141,7 @@ class _Run:
         each("start devices", begin)
         for name in self.session.link_roles:
             self._go(name)
-            went = roles[name].wait("went", timeout_s=_STOP_TIMEOUT_S)
+            went = roles[name].wait("went", timeout_s=STOP_TIMEOUT_S)
             self.t0_ns[name] = went["t0_ns"]
         if self.conditions.load:
             self._go("load")
@@ -153,7 +156,7 @@ class _Run:
     def _await_devices(self) -> None:
         """Wait for every device; a role that ends in the meantime ends the run at once."""
         run_ns = self.planned.duration_ns + self.session.experiment.run.timeout
-        deadline_s = time.monotonic() + run_ns / 1e9 + _STOP_TIMEOUT_S
+        deadline_s = time.monotonic() + run_ns / 1e9 + STOP_TIMEOUT_S
         for name in self.conditions.devices:
             device = self.session.roles[name]
             while (done := device.poll("done", _CHECK_INTERVAL_S)) is None:
@@ -167,7 +170,7 @@ class _Run:
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
         message = {"type": "start", "run_id": self.planned.run_id, **message}
-        self.session.roles[name].request(message, "started", timeout_s=_START_TIMEOUT_S)
+        self.session.roles[name].request(message, "started", timeout_s=START_TIMEOUT_S)
 
     def _go(self, name: str) -> None:
         self.session.roles[name].send({"type": "go"})
@@ -200,7 +203,7 @@ class _Run:
         def stop_one(name: str) -> dict[str, Any]:
             role = self.session.roles[name]
             role.stop()
-            return role.wait("done", timeout_s=_STOP_TIMEOUT_S)
+            return role.wait("done", timeout_s=STOP_TIMEOUT_S)
 
         # Device and load first: what they still send must find a server. One that fails keeps
         # none of the others going.
@@ -232,7 +235,6 @@ class _Run:
         pairs = self._environments_after(reasons)
         schedules = self.conditions.schedules
         devices = self.conditions.devices
-        alone = len(devices) == 1  # else each is slowed by the others, which no profile tells
         found = judge(
             self.done,
             self.conditions.step_ns,
@@ -240,7 +242,7 @@ class _Run:
             {name: self._not_ok(name) for name in devices},
             hosts=pairs,
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
-            off_predicted=self.off_predicted if alone and devices["device"].chooses else None,
+            off_predicted=self.off_predicted if self.conditions.foretold else None,
         )
         assert session.link_check is not None, "the session is open"
         unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]

@@ -35,6 +35,8 @@ from testbed.traces.trace import Schedule
 
 # Loading and cutting a large model on a slow device: minutes at most.
 _SETUP_TIMEOUT_S = 300.0
+# Beyond a run's own length: warm-up over the slowest rate, the last query's time-out.
+START_TIMEOUT_S, STOP_TIMEOUT_S = 120.0, 30.0
 
 _PLACES = {
     "router": "the router",

@@ -14,7 +14,8 @@ from functools import partial
 from statistics import median, quantiles
 from typing import Any
 
-from testbed.config.experiment import DirectionSpec, Experiment
+from testbed.config.experiment import Experiment
+from testbed.config.link_spec import DirectionSpec
 from testbed.errors import UserError
 from testbed.orchestrator.link_bounds import (
     Asked,

@@ -8,10 +8,8 @@ from typing import Any
 from testbed.encodings import Encoding, parse_features, parse_input
 from testbed.errors import TestbedError
 from testbed.model.table import OFFLOAD
-from testbed.orchestrator.session import Session
+from testbed.orchestrator.session import START_TIMEOUT_S, STOP_TIMEOUT_S, Session
 
-_START_TIMEOUT_S = 120.0
-_STOP_TIMEOUT_S = 30.0
 # Largest difference of a logit, as a share of the largest logit: from arithmetic alone (another
 # CPU, GPU or thread count), and with features rounded to 11 bits.
 _TOLERANCE, _TOLERANCE_ROUNDED = 1e-4, 2e-2
@@ -27,7 +25,7 @@ def verify(session: Session) -> dict[str, Any]:
     token = secrets.token_hex(16)
     server = session.roles["server"]
     start = {"type": "start", "run_id": "verify", "token": token}
-    server.request(start, "started", timeout_s=_START_TIMEOUT_S)
+    server.request(start, "started", timeout_s=START_TIMEOUT_S)
     server.send({"type": "go"})
     message = {
         "type": "verify",
@@ -37,11 +35,11 @@ def verify(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         for role, host in session.device_roles.items():
-            answer = session.roles[role].request(message, "verified", timeout_s=_START_TIMEOUT_S)
+            answer = session.roles[role].request(message, "verified", timeout_s=START_TIMEOUT_S)
             found[host] = answer["splits"]
     finally:
         server.stop()
-        server.wait("done", timeout_s=_STOP_TIMEOUT_S)
+        server.wait("done", timeout_s=STOP_TIMEOUT_S)
     for host, splits in found.items():
         _refuse_wrong(session, host, splits)
     first = next(iter(found.values()))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from testbed.config.experiment import Experiment, LoadSpec
+from testbed.config.experiment import Experiment
+from testbed.config.load_spec import LoadSpec
 from testbed.errors import UserError
 from testbed.model.table import SplitPoint, SplitTable
 from testbed.orchestrator.campaign import load_traces

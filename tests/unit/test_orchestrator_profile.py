@@ -21,6 +21,7 @@ from testbed.orchestrator.profile import (
     tails_under_load,
     widest,
 )
+from testbed.orchestrator.run import Conditions, Told
 from testbed.records import write_json
 
 CANDIDATES = ("offload", "3", "local")
@@ -162,3 +163,14 @@ def test_a_campaigns_own_profile_reads_as_one_of_one_batch(tmp_path: Path) -> No
     found = read_profile(tmp_path / "p.json")
     assert list(found["batches"]) == ["8"]
     assert json.dumps(found)
+
+
+def test_a_profile_foretells_one_device_that_goes_by_it_whichever_it_is() -> None:
+    chooses, fixed = Told({"name": "dynamic"}, None), Told({"name": "static:5"}, None)
+    for devices, foretold in (
+        ({"device": chooses}, True),
+        ({"device-nano": chooses}, True),
+        ({"device": fixed}, False),
+        ({"device": chooses, "device-nano": chooses}, False),
+    ):
+        assert Conditions({}, devices, None, 10**8, None).foretold == foretold
