@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -191,23 +190,6 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing(tmp_path) -> None:
     assert json.loads((campaign / "campaign.json").read_text())["state"] == "interrupted"
     assert json.loads(out)["report"]
     assert lab.status() == []
-
-
-def test_kill_9_leaves_records_and_lab_down_removes_the_rest(tmp_path) -> None:
-    experiment = write_experiment(tmp_path, "60s")
-    process = command("run", str(experiment), "--results", str(tmp_path / "r"))
-    campaign = started_running(process, tmp_path / "r")
-    assert len(lab.status()) == 1
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=10)
-    down = command("lab", "down", "--all", "--json")
-    out, err = down.communicate(timeout=60)
-    assert down.returncode == 0, err
-    assert json.loads(out)["removed"]
-    assert lab.status() == []
-    (run,) = campaign.glob("*.t0.*")
-    assert not (run / "manifest.json").exists()
-    assert [r for r in lines(run / "queries.jsonl") if r["kind"] == "measured"]
 
 
 FLEET = """

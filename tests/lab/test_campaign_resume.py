@@ -34,6 +34,9 @@ profile: {queries: 4, rate: 50mbit}
 """
 
 
+MEASURED = '"kind":"measured"'
+
+
 @pytest.fixture(scope="module", autouse=True)
 def own_labs(tmp_path_factory) -> Iterator[None]:
     """Labs of these tests are told apart from any other on the machine."""
@@ -54,6 +57,15 @@ def wait_for(terminal: int | None, ready: Callable[[], bool]) -> None:
             os.read(terminal, 65536)
 
 
+def interrupted(results: Path) -> list[Path]:
+    """Runs with measured queries and no manifest, once a run before them has ended."""
+    begun = [
+        path for path in results.glob("*/*/fast.*/queries.jsonl") if MEASURED in path.read_text()
+    ]
+    folders = [path.parent for path in begun if not (path.parent / "manifest.json").exists()]
+    return folders if len(begun) > len(folders) else []
+
+
 def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
     results = tmp_path / "results"
@@ -65,12 +77,17 @@ def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
         os.execv(sys.executable, [*argv, "--results", str(results)])
     wait_for(terminal, lambda: bool(list(results.glob("*/*/profile/queries.jsonl"))))
     os.close(terminal)  # the kernel sends SIGHUP
-    wait_for(None, lambda: bool(list(results.glob("*/*/fast.*/manifest.json"))))
+    wait_for(None, lambda: bool(interrupted(results)))
+    assert len(lab.status()) == 1
     os.kill(process, signal.SIGKILL)
     os.waitpid(process, 0)
-    lab.down_all()
-    (campaign,) = results.glob("*/*")
+    assert main(["lab", "down", "--all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["removed"]
+    assert lab.status() == []
+    (killed,) = interrupted(results)
+    campaign = killed.parent
     done = {path.parent.name: path.read_bytes() for path in campaign.glob("fast.*/manifest.json")}
+    assert done
     assert audit(campaign).faults
 
     assert main(["run", "--resume", str(campaign), "--json"]) in (0, 1)
