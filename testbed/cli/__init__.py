@@ -7,6 +7,8 @@ With ``--json`` standard output carries one JSON document and nothing else.
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import signal
@@ -45,6 +47,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the ``testbed`` command; returns the exit status."""
     as_json = "--json" in (sys.argv if argv is None else argv)
+    # At the end Python looks for garbage among millions of torch's objects: a second for nothing.
+    atexit.register(gc.freeze)
     with _signals_interrupt():
         try:
             args = _parser().parse_args(argv)
