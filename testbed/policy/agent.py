@@ -69,9 +69,10 @@ class Agent:
         self._load = ReplyEstimator(idle=1.0)
         self._wait = ReplyEstimator(idle=0.0, samples=2)
         self._heads: dict[str, HeadEstimator] = {}
-        self._measured: dict[str, tuple[int, Candidate]] = {}  # until when, and as measured
+        self._latest = dict(self._by_split)  # with the head times that this run shows
+        self._until_ns: dict[str, int] = {}  # of each of those measured: when it is stale
         self._current = Candidates(candidates)
-        self._stale_ns = sys.maxsize  # when the first of those measured is not to be used any more
+        self._stale_ns = sys.maxsize  # when the first of them is
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -126,24 +127,23 @@ class Agent:
         return self._current
 
     def _gather(self, now_ns: int) -> None:
-        fresh = {s: known for s, known in self._measured.items() if now_ns <= known[0]}
-        self._measured = fresh
-        self._stale_ns = min((until_ns for until_ns, _ in fresh.values()), default=sys.maxsize)
-        self._current = Candidates(
-            fresh[c.split][1] if c.split in fresh else c for c in self._candidates
-        )
+        for split in [s for s, until_ns in self._until_ns.items() if now_ns > until_ns]:
+            del self._until_ns[split]
+            self._latest[split] = self._by_split[split]
+        self._stale_ns = min(self._until_ns.values(), default=sys.maxsize)
+        self._current = Candidates(self._latest.values())
 
     def _measure_head(self, profiled: Candidate, outcome: Outcome) -> None:
         # Here and not at the decision: a query waits for that.
         heads = self._heads.setdefault(profiled.split, HeadEstimator())
         ratio = heads.add(outcome.now_ns, outcome.head_ns / profiled.head_ns)
-        until_ns = outcome.now_ns + heads.WINDOW_NS
-        measured = replace(profiled, head_ns=round(profiled.head_ns * ratio))
-        self._measured[profiled.split] = (until_ns, measured)
+        self._until_ns[profiled.split] = outcome.now_ns + heads.WINDOW_NS
+        head_ns = round(profiled.head_ns * ratio)
+        self._latest[profiled.split] = replace(profiled, head_ns=head_ns)
         self._gather(outcome.now_ns)
 
     def _predict_ns(self, split: str, state: State) -> int | None:
-        _, candidate = self._measured.get(split, (0, self._by_split.get(split)))
+        candidate = self._latest.get(split)
         if candidate is None or (state.rate_bps is None and split != LOCAL):
             return None
         return predict(candidate, state, state.rate_bps or 1)

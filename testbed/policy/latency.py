@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import inf
 from typing import Any
 
@@ -25,27 +26,23 @@ class Candidate:
     bytes_up: int
     bytes_down: int
 
+    @cached_property
+    def costs(self) -> tuple[float, float, float]:
+        """(device ns, IP bytes, server ns): what no decision changes."""
+        # All of them floats: arithmetic of one kind takes half the time of a mixture.
+        return (
+            float(self.head_ns + self.encode_ns),
+            float(ip_bytes(self.bytes_up)),
+            float(self.decode_ns + self.tail_ns),
+        )
+
 
 class Candidates(tuple[Candidate, ...]):
-    """Candidates to choose among, with what no decision changes worked out beforehand.
-
-    Attributes:
-        crossing, staying: all but ``local``, and ``local`` where it is among them.
-        costs: (device ns, IP bytes, server ns) of each that crosses.
-    """
+    """Candidates to choose among, with what no decision changes worked out beforehand."""
 
     def __init__(self, _candidates: Iterable[Candidate] = ()) -> None:
-        self.crossing = tuple(c for c in self if c.split != LOCAL)
-        self.staying = tuple(c for c in self if c.split == LOCAL)
-        # All of them floats: arithmetic of one kind takes half the time of a mixture.
-        self.costs = [
-            (
-                float(c.head_ns + c.encode_ns),
-                float(ip_bytes(c.bytes_up)),
-                float(c.decode_ns + c.tail_ns),
-            )
-            for c in self.crossing
-        ]
+        self._costs = [c.costs for c in self]
+        self._staying = [place for place, c in enumerate(self) if c.split == LOCAL]
 
     def nearly_fastest(
         self, *, rate_bps: float, base_network_ns: int, load: float, wait_ns: int
@@ -58,14 +55,12 @@ class Candidates(tuple[Candidate, ...]):
         burst_ns = burst * byte_ns  # what a payload within the burst weighs, like any other's first
         times = [
             device + server * load + (size * byte_ns if size > burst else burst_ns)
-            for device, size, server in self.costs
+            for device, size, server in self._costs
         ]
-        shared_ns = base_network_ns + wait_ns - burst_ns
-        least = min((c.head_ns + c.encode_ns for c in self.staying), default=inf)
-        bound = min(min(times, default=inf) + shared_ns, least) + _ROUNDING_NS
-        most = bound - shared_ns
-        near = [c for c, time in zip(self.crossing, times, strict=True) if time <= most]
-        return near + [c for c in self.staying if c.head_ns + c.encode_ns <= bound]
+        for place in self._staying:  # without what all that cross pay, and these times leave out
+            times[place] = self._costs[place][0] + burst_ns - base_network_ns - wait_ns
+        most = min(times, default=inf) + _ROUNDING_NS
+        return [c for c, time in zip(self, times, strict=True) if time <= most]
 
 
 def candidates_from_profile(profile: Mapping[str, Any]) -> Candidates:

@@ -231,7 +231,9 @@ def main() -> None:
     os.sched_setaffinity(0, processors[:1])
     wire = {str(size): measure(size, processors[-1]) for size in SIZES_BYTES}
     decisions = {str(splits): decide_us(splits) for splits in SPLITS}
-    document = {"wire": wire, "decide_us": {n: us[0] for n, us in decisions.items()}}
+    names = ("decide_us", "learn_us")
+    measured = {k: {n: us[i] for n, us in decisions.items()} for i, k in enumerate(names)}
+    document = {"wire": wire, **measured}
     Path("bench.json").write_text(json.dumps(document, indent=1) + "\n")
     print(f"{'bytes':>9} {'n':>5}" + "".join(f"{name + ' µs':>12}" for name in NAMES) + "  / bare")
     for size, row in wire.items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from testbed.errors import UserError
 from testbed.framing import ip_bytes
 from testbed.policy.agent import Agent, ProbeRule
+from testbed.policy.estimators import HeadEstimator
 from testbed.policy.latency import Candidate, predict_ns
 from testbed.policy.policies import make_policy
 from testbed.policy.protocol import Outcome
@@ -182,3 +184,42 @@ def test_heads_are_believed_as_measured_while_fresh() -> None:
     decision = one.decide(250 * MS)
     assert decision.split == "3"  # 20 ms less than its profile, which offload beats
     assert one.decide(60 * S).split == "offload"
+
+
+def test_decisions_are_those_of_plain_arithmetic_over_the_heads_as_measured() -> None:
+    rng = random.Random(7)
+    layers = [
+        Candidate(str(i), i * MS, 10**5, 10**5, (250 - i) * MS, rng.randrange(10**3, 10**6), 4_000)
+        for i in range(1, 60)
+    ]
+    candidates = (CANDIDATES[0], *layers, replace(CANDIDATES[2], head_ns=130 * MS))
+    splits = tuple(c.split for c in candidates)
+    one = Agent(make_policy("dynamic", splits, seed=1), candidates, MS, None)
+    heads: dict[str, HeadEstimator] = {}
+    measured: dict[str, tuple[int, Candidate]] = {}
+    now_ns = 0
+    for _ in range(400):
+        now_ns += rng.choice((50, 500, 3_000)) * MS
+        decision = one.decide(now_ns)
+        if decision.rate_bps is not None:
+            known = [
+                measured[c.split][1] if now_ns <= measured.get(c.split, (-1, c))[0] else c
+                for c in candidates
+            ]
+            terms = {"rate_bps": decision.rate_bps, "base_network_ns": MS, "load": decision.load}
+            wait_ns = decision.wait_ns
+            best = min((predict_ns(c, **terms, wait_ns=wait_ns), c.head_ns, c.split) for c in known)
+            assert (decision.predicted_ns, decision.split) == (best[0], best[2])
+        profiled = rng.choice(candidates[1:])  # whichever is run shows its own head
+        head_ns = round(profiled.head_ns * rng.uniform(0.3, 3))
+        went = Outcome(
+            now_ns, profiled.split, S, head_ns, MS, round(profiled.tail_ns * rng.uniform(0.9, 4)),
+            60_000, round(60_000 * 8e9 / rng.uniform(MBIT, 200 * MBIT)), "ok", "measured",
+            wait_ns=rng.randrange(0, 50 * MS),
+        )  # fmt: skip
+        one.observe(went)
+        ratio = heads.setdefault(profiled.split, HeadEstimator()).add(
+            now_ns, head_ns / profiled.head_ns
+        )
+        as_measured = replace(profiled, head_ns=round(profiled.head_ns * ratio))
+        measured[profiled.split] = (now_ns + HeadEstimator.WINDOW_NS, as_measured)
