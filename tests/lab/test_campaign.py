@@ -176,22 +176,6 @@ def started_running(process: subprocess.Popen[str], results: Path) -> Path:
     raise AssertionError(f"no run began: {process.communicate(timeout=5)}")
 
 
-def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing(tmp_path) -> None:
-    experiment = write_experiment(tmp_path, "60s")
-    process = command("run", str(experiment), "--results", str(tmp_path / "r"), "--json")
-    campaign = started_running(process, tmp_path / "r")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    assert "interrupted" in err
-    (manifest,) = campaign.glob("*.t0.*/manifest.json")
-    assert json.loads(manifest.read_text())["state"] == "interrupted"
-    assert lines(manifest.parent / "queries.jsonl")
-    assert json.loads((campaign / "campaign.json").read_text())["state"] == "interrupted"
-    assert json.loads(out)["report"]
-    assert lab.status() == []
-
-
 FLEET = """
 schema_version: 1
 name: fleet
@@ -242,4 +226,26 @@ def test_two_devices_share_a_link_each_with_its_own_policy(tmp_path) -> None:
         "local",
     ]
     assert main(["verify", str(campaign)]) == 0
+    assert lab.status() == []
+
+
+ONE = FLEET.replace('"fleet:mixed"', "dynamic").replace(
+    'fleets: {mixed: {device1: "static:5", device2: local}}\n', ""
+)
+
+
+def test_ctrl_c_keeps_what_was_measured_and_leaves_nothing(tmp_path) -> None:
+    experiment = tmp_path / "one.yaml"
+    experiment.write_text(ONE.replace("1s", "60s"))
+    process = command("run", str(experiment), "--results", str(tmp_path / "r"), "--json")
+    campaign = started_running(process, tmp_path / "r")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "interrupted" in err
+    (manifest,) = campaign.glob("*.t0.*/manifest.json")
+    assert json.loads(manifest.read_text())["state"] == "interrupted"
+    assert lines(manifest.parent / "queries.jsonl")
+    assert json.loads((campaign / "campaign.json").read_text())["state"] == "interrupted"
+    assert json.loads(out)["report"]
     assert lab.status() == []
