@@ -91,6 +91,7 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
                 ("stolen CPU", share("steal_share")),
                 ("page faults", count("page_faults")),
             ),
+            style="words",
         ),
     ]
     return [table for table in made if len(table.frame)]

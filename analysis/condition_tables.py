@@ -120,6 +120,7 @@ def _accountings(data: Dataset, queries: pd.DataFrame) -> Table:
             ("mean ms", num("best_mean_ms")),
             *shares,
         ),
+        style="words",
     )
 
 

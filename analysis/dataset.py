@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pyarrow.compute as pc
 
 from analysis.clocks import Axis, clocks_of
 from analysis.documents import Document, read_document, read_optional
+from analysis.environment import read_environments
 from analysis.streams import parse_stream, schema
 from testbed.errors import UserError
 from testbed.records import sha256_file
@@ -104,7 +104,8 @@ class Dataset:
     experiment: Document
     profile: Document | None
     verify: Document | None
-    environments: dict[str, Document] = field(default_factory=dict)
+    environments: dict[str, Document] = field(default_factory=dict)  # each host's first
+    recorded: dict[str, dict[str, Document]] = field(default_factory=dict)  # of each folder
 
     @property
     def conditions(self) -> list[tuple[str, str]]:
@@ -146,7 +147,10 @@ def load_dataset(path: Path) -> Dataset:
             f"{path}: expected a campaign folder (campaign.json) or a run folder (plan.json), "
             "found neither; give the folder that the run printed"
         )
-    environments = _environments([root, *folders])
+    recorded = {folder.name: read_environments(folder) for folder in [root, *folders]}
+    environments = {
+        host: document for found in reversed(recorded.values()) for host, document in found.items()
+    }
     loaded = [_load_run(f, environments) for f in folders if single or not _is_profile(f)]
     loaded.sort(key=lambda pair: pair[0].index)
     runs = tuple(run for run, _ in loaded)
@@ -163,16 +167,9 @@ def load_dataset(path: Path) -> Dataset:
         profile=read_optional(root / "profile.json"),
         verify=read_optional(root / "verify.json"),
         environments=environments,
+        recorded=recorded,
         **frames,
     )
-
-
-def _environments(folders: Iterable[Path]) -> dict[str, Document]:
-    found: dict[str, Document] = {}
-    for folder in folders:
-        for file in sorted(folder.glob("environment.*.json")):
-            found.setdefault(file.name.split(".", 1)[1].removesuffix(".json"), read_document(file))
-    return found
 
 
 def _load_run(

@@ -32,7 +32,7 @@ def interactive_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> 
     for policy, values in series.items():
         colour = "currentColor" if policy == DYNAMIC else colours[policy]
         label = escape(policy_label(policy))
-        times, shares = _steps(values)
+        shares, times = steps(values)
         told = f'data-ms="{_joined(times)}" data-share="{_joined(shares)}"'
         points = " ".join(
             f"{scale.x(t):.1f},{_y(s):.1f}" for t, s in zip(times, shares, strict=True)
@@ -48,11 +48,11 @@ def interactive_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> 
             f'stroke="{colour}" stroke-width="3"/></svg> {label}</button>'
         )
     return (
-        f'<div class="plot"><div class="legend">{"".join(buttons)}</div>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'<div class="plot"><div class="legend">{"".join(buttons)}</div><div class="scroll">'
+        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-label="Distribution of latency, a line a policy">{scale.axes()}{"".join(lines)}'
         f'<line class="cursor" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" visibility="hidden"/></svg>'
-        f'<p class="told" aria-live="polite">Point at the figure to read values; '
+        f'</div><p class="told" aria-live="polite">Point at the figure to read values; '
         "press a policy to hide it.</p></div>"
     )
 
@@ -99,9 +99,10 @@ def _y(share: float) -> float:
     return _TOP + (1 - share) * (_HEIGHT - _TOP - _BOTTOM)
 
 
-def _steps(values: np.ndarray) -> tuple[list[float], list[float]]:
+def steps(values: np.ndarray) -> tuple[list[float], list[float]]:
+    """Shares from 0 to 1 and the values within which they lie: a distribution in few points."""
     shares = np.linspace(0, 1, min(_POINTS, len(values)))
-    return [float(v) for v in np.quantile(values, shares)], [float(s) for s in shares]
+    return [float(s) for s in shares], [float(v) for v in np.quantile(values, shares)]
 
 
 def _joined(values: list[float]) -> str:

@@ -1,6 +1,10 @@
 "use strict";
+// Paper folds nothing away.
+addEventListener("beforeprint", () => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
+});
 for (const plot of document.querySelectorAll(".plot")) {
-  const svg = plot.querySelector(":scope > svg"), told = plot.querySelector(".told");
+  const svg = plot.querySelector("svg.chart"), told = plot.querySelector(".told");
   const cursor = plot.querySelector(".cursor"), axes = plot.querySelector(".axes");
   const lines = [...plot.querySelectorAll("polyline")];
   const [left, right] = [52, 12], width = svg.viewBox.baseVal.width;

@@ -30,6 +30,11 @@ class Section:
     drawings: list[Drawing]
     plot: str  # the distribution once more, as SVG to be questioned
 
+    @property
+    def heading(self) -> str:
+        """The title as a heading has it."""
+        return self.title[:1].upper() + self.title[1:]
+
 
 def stacked(name: str, sections: list[Section]) -> pd.DataFrame:
     """One table of every condition together, the condition in its first columns."""

@@ -33,6 +33,7 @@ class Table:
     note: str
     frame: pd.DataFrame
     columns: tuple[Column, ...]
+    style: str = ""  # of the page: ``words`` and ``facts`` hold more text than numbers
 
     @property
     def header(self) -> list[str]:

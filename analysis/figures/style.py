@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pa_csv
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,9 +25,11 @@ _FIXED = {DYNAMIC: "#000000", LOCAL: "#D55E00", OFFLOAD: "#0072B2"}
 _CHOOSING = ("#882255", "#8C510A", "#4B0092", "#5A7302", "#B2182B", "#35618F", "#AA4499", "#01665E")
 _SPLITS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#B8A800")
 GREY = "#6E6E6E"
+CONTRAST = 4.5  # of words on white
 
 WIDTH_IN = 9.0
 _PNG_DPI = 150
+_DECIMALS = 6  # of a figure's data: of a millisecond a nanosecond
 _RC: Any = {
     "svg.hashsalt": "testbed",
     "svg.fonttype": "path",
@@ -53,7 +58,7 @@ class Drawing:
     title: str
     caption: str
     figure: Figure
-    data: str = "records/queries.parquet"  # what it was drawn from, beside the report
+    data: pd.DataFrame | None = None  # what it shows, kept as CSV beside it
     in_page: bool = True  # False where the page shows an interactive one instead
 
 
@@ -96,6 +101,26 @@ def palette(data: Dataset) -> dict[str, str]:
     }
 
 
+def legible(colour: str) -> str:
+    """A colour dark enough for words on white: as it is, or as much darker as WCAG's 4.5 : 1 asks.
+
+    Contrast and luminance: Web Content Accessibility Guidelines 2.2, success criterion 1.4.3.
+    """
+    red, green, blue = mpl.colors.to_rgb(colour)
+    while 1.05 / (luminance(red, green, blue) + 0.05) < CONTRAST:
+        red, green, blue = (0.95 * part for part in (red, green, blue))
+    return mpl.colors.to_hex((red, green, blue))
+
+
+def luminance(red: float, green: float, blue: float) -> float:
+    """Relative luminance, 0 to 1, of an sRGB colour's parts."""
+
+    def linear(part: float) -> float:
+        return part / 12.92 if part <= 0.04045 else float(((part + 0.055) / 1.055) ** 2.4)
+
+    return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
+
+
 def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None:
     """Plain numbers at 1, 2 and 5 (or other figures) of each decade."""
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -105,7 +130,7 @@ def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None
 
 
 def save(drawing: Drawing, folder: Path) -> tuple[str, bytes]:
-    """Write PNG and PDF; returns MIME type and bytes of the smaller of PNG and SVG.
+    """Write PNG, PDF and data (CSV); returns MIME type and bytes of the smaller of PNG and SVG.
 
     Of a drawing that is not in the page no SVG is made.
     """
@@ -125,6 +150,9 @@ def save(drawing: Drawing, folder: Path) -> tuple[str, bytes]:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=fields)
         made[kind] = buffer.getvalue()
+    if drawing.data is not None:
+        table = pa.Table.from_pandas(drawing.data.round(_DECIMALS), preserve_index=False)
+        pa_csv.write_csv(table, folder / f"{drawing.name}.csv")
     for kind in ("png", "pdf"):
         (folder / f"{drawing.name}.{kind}").write_bytes(made[kind])
     if drawing.in_page and len(made["svg"]) < len(made["png"]):

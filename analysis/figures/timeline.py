@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.dataset import Dataset, Run
-from analysis.figures.style import GREY, log_ticks, new_figure
+from analysis.figures.style import GREY, legible, log_ticks, new_figure
 from analysis.metrics import counted
 from analysis.policies import ordered_policies, ordered_splits, policy_label, split_label
 from analysis.recovery import outages_of
@@ -56,7 +56,7 @@ def draw_timeline(
         for begun_s, length_s in outages_of(run):
             for axes in (left, right):
                 axes.axvspan(begun_s, begun_s + length_s, color=_OUTAGE, zorder=0, linewidth=0)
-        left.set_ylabel(policy_label(policy), color=colours[policy], fontweight="bold")
+        left.set_ylabel(policy_label(policy), color=legible(colours[policy]), fontweight="bold")
     for left, right in grid[:1]:
         left.set_title("uplink, Mbit/s")
         devices = sorted(done["device"].unique())
@@ -94,19 +94,66 @@ def _scale(axes: Axes, values: pd.Series) -> None:
         axes.set_ylim(0, high * 1.2)
 
 
-def _rates(axes: Axes, data: Dataset, run: Run, rows: pd.DataFrame) -> None:
+def _rates_set(data: Dataset, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Moments in s and the uplink's rate in Mbit/s from each on."""
     steps = rate_steps(data, run, "uplink")
     inside = (steps.t_s > 0) & (steps.t_s < run.duration_s)
     times = np.concatenate([[0.0], steps.t_s[inside], [run.duration_s]])
-    axes.step(times, steps.at(times) / 1e6, where="post", color=GREY, linewidth=1.4)
+    return times, steps.at(times) / 1e6
+
+
+def _throughput(data: Dataset, run: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Moments of the uplink's samples in s, and the Mbit/s that were carried between them."""
     samples = data.samples[
         (data.samples["run_id"] == run.run_id) & (data.samples["direction"] == "uplink")
     ].sort_values("t_s")
-    if len(samples) > 1:
-        # The class counts link headers; rates count IP bytes.
-        carried = samples["bytes"].diff() * MTU_BYTES / LINK_FRAME_BYTES * 8e-6
-        mbps = (carried / samples["t_s"].diff()).to_numpy()[1:]
-        edges = samples["t_s"].to_numpy()
+    # The class counts link headers; rates count IP bytes.
+    carried = samples["bytes"].diff() * MTU_BYTES / LINK_FRAME_BYTES * 8e-6
+    return samples["t_s"].to_numpy(), (carried / samples["t_s"].diff()).to_numpy()[1:]
+
+
+def timeline_data(
+    data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame, runs: list[Run]
+) -> pd.DataFrame:
+    """What :func:`draw_timeline` shows: ``shows`` tells rate set, throughput and queries apart."""
+    best = judged.set_index(["run_id", "device", "query"])["best"]
+    parts = []
+    for run in runs:
+        rows = counted(queries[queries["run_id"] == run.run_id]).sort_values("t_s")
+        asked = pd.DataFrame(
+            {
+                "t_s": rows["t_s"],
+                "mbps": rows["rate_est_bps"] / 1e6,
+                "device": rows["device"].astype(str),
+                "split": rows["split"].astype(str),
+                "best": best.reindex(pd.MultiIndex.from_frame(rows[best.index.names])).to_numpy(),
+                "status": rows["status"].astype(str),
+                "e2e_ms": rows["e2e_ns"] / 1e6,
+            }
+        )
+        for shows, frame in (
+            (
+                "rate set",
+                pd.DataFrame(dict(zip(("t_s", "mbps"), _rates_set(data, run), strict=True))),
+            ),
+            ("throughput", _from_samples(*_throughput(data, run))),
+            ("query, rate estimated", asked),
+        ):
+            frame.insert(0, "policy", run.policy)
+            frame.insert(1, "shows", shows)
+            parts.append(frame)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _from_samples(edges: np.ndarray, mbps: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"t_s": edges[: len(mbps)], "mbps": mbps})
+
+
+def _rates(axes: Axes, data: Dataset, run: Run, rows: pd.DataFrame) -> None:
+    times, mbps = _rates_set(data, run)
+    axes.step(times, mbps, where="post", color=GREY, linewidth=1.4)
+    edges, mbps = _throughput(data, run)
+    if len(edges) > 1:
         axes.stairs(mbps, edges, fill=True, color=_CARRIED)
     told = rows.dropna(subset=["rate_est_bps"])
     if len(told):

@@ -12,8 +12,9 @@ from testbed.hosts.connection import Connection
 class Environment:
     """A host at one moment of its monotonic clock (``t_ns``); None where it does not say.
 
-    Ticks count since boot over all CPUs. ``cgroup`` holds the limit files of the role asked about;
-    ``ssh_interfaces`` those that carry this SSH session.
+    Ticks count since boot over all CPUs. ``busy_share`` is the share of CPU time that was in use
+    while the host was watched, ``qdiscs`` the root's kind by interface. ``cgroup`` holds the limit
+    files of the role asked about; ``ssh_interfaces`` those that carry this SSH session.
     """
 
     hostname: str
@@ -25,9 +26,13 @@ class Environment:
     cpu_count: int
     governor: str | None
     frequency_hz: int | None
+    frequency_min_hz: int | None
+    frequency_max_hz: int | None
+    celsius: float | None
     memory_bytes: int | None
     memory_available_bytes: int | None
     load_average: list[float]
+    busy_share: float | None
     steal_ticks: int
     total_ticks: int
     python: str
@@ -36,6 +41,7 @@ class Environment:
     sysctls: dict[str, str]
     cgroup: dict[str, str]
     interfaces: dict[str, list[str]]
+    qdiscs: dict[str, str]
     ssh_interfaces: list[str]
     disk_free_bytes: int
     root: bool
@@ -44,10 +50,13 @@ class Environment:
 
 
 def read_environment(
-    connection: Connection, *, pid: int | None = None, sudo: bool = False
+    connection: Connection, *, pid: int | None = None, sudo: bool = False, watch_s: float = 0.0
 ) -> Environment:
-    """Ask the host, with a role's ``pid`` for its CPU limits; raises HostError."""
-    asked = json.dumps({"pid": pid, "sudo": sudo})
+    """Ask the host, with a role's ``pid`` for its CPU limits; raises HostError.
+
+    With ``watch_s`` the host is watched for so long, to tell what else runs there.
+    """
+    asked = json.dumps({"pid": pid, "sudo": sudo, "watch_s": watch_s})
     return Environment(**json.loads(connection.script("facts", asked)))
 
 

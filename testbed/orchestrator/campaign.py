@@ -14,8 +14,8 @@ from testbed.orchestrator.choosing import check_loads, load_message, policy_mess
 from testbed.orchestrator.fingerprint import alike_devices, find_profile, profile_key
 from testbed.orchestrator.inputs import (
     keep,
+    keep_environment,
     keep_pictures,
-    orchestrator_environment,
     read_kept,
     real_pictures,
 )
@@ -143,7 +143,7 @@ class Campaign:
         Raises TestbedError when the session cannot go on, KeyboardInterrupt when interrupted.
         """
         with sole_writer(self.folder):
-            self._begin()
+            environment = self._begin()
             state = "failed"
             try:
                 self._sit_through()
@@ -153,9 +153,11 @@ class Campaign:
                 raise
             finally:
                 self.ledger.write(state)
+                keep_environment(self.folder, environment)
                 seal(self.folder, state)
 
-    def _begin(self) -> None:
+    def _begin(self) -> dict[str, Any]:
+        """Write what the campaign is made from; what the orchestrator is."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         if self.resumed:
             self.ledger.take_up()
@@ -166,8 +168,7 @@ class Campaign:
         keep(self.folder, self.experiment, self.traces)
         self.ledger.write("running")
         write_json(self.folder / "table.json", {"table": self.prepared.table.to_json()})
-        environment = orchestrator_environment()
-        write_json(self.folder / "environment.orchestrator.json", environment)
+        return keep_environment(self.folder)
 
     def _sit_through(self) -> None:
         """Run all that is due; a session that is lost is opened again while runs get done."""

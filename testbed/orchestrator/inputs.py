@@ -119,6 +119,16 @@ def orchestrator_environment() -> dict[str, Any]:
     }
 
 
+def keep_environment(folder: Path, begun: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Write what the orchestrator is; at the end, what changed since ``begun`` too."""
+    now = orchestrator_environment()
+    told = now
+    if begun is not None:
+        told = {**begun, "after": {k: v for k, v in now.items() if v != begun[k]}}
+    write_json(folder / "environment.orchestrator.json", told)
+    return now
+
+
 def source_revision() -> dict[str, Any]:
     """The commit of the testbed's source and whether it was changed; None outside a checkout."""
     root = Path(__file__).parents[2]

@@ -21,6 +21,7 @@ from testbed.orchestrator.validity import judge, unexplained
 from testbed.traces.trace import Schedule
 
 _CHECK_INTERVAL_S = 1.0
+_WATCH_S = 0.5  # before a run, for what else keeps the hosts busy
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class _Run:
         self.not_ok_due_ns: dict[str, list[int]] = {role: [] for role in conditions.devices}
         self.off_predicted: dict[str, list[float]] = {}
         self.link_records: list[dict[str, Any]] = []
-        self.environments = session.environments()
+        self.environments = session.environments(_WATCH_S)
         for host, found in self.environments.items():
             folder.write(f"environment.{host}.json", found)
         self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}

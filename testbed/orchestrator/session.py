@@ -388,12 +388,13 @@ class Session(AbstractContextManager["Session"]):
         roles = {self.host_of(name): role for name, role in self.roles.items()}
         return each("clocks", {host: partial(measure_offset, role) for host, role in roles.items()})
 
-    def environments(self) -> dict[str, dict[str, Any]]:
-        """What every host is, and the state it is in now, with its roles' greetings."""
-        read = each(
-            "environment",
-            {h: partial(read_environment, c) for h, c in self.connections.items()},
-        )
+    def environments(self, watch_s: float = 0.0) -> dict[str, dict[str, Any]]:
+        """What every host is, and the state it is in now, with its roles' greetings.
+
+        With ``watch_s`` every host is watched for so long, while nothing of ours runs there.
+        """
+        ask = partial(read_environment, watch_s=watch_s)
+        read = each("environment", {h: partial(ask, c) for h, c in self.connections.items()})
         found: dict[str, dict[str, Any]] = {host: asdict(e) for host, e in read.items()}
         for name, role in self.roles.items():
             found[self.host_of(name)].setdefault("roles", {})[name] = role.hello
@@ -401,6 +402,8 @@ class Session(AbstractContextManager["Session"]):
             if told is not None:
                 found[self.host_of(name)]["engine"] = told
         for host, spec in self.inventory.hosts.items():
+            found[host]["threads"] = spec.threads
+            found[host]["accelerator"] = spec.accelerator
             found[host]["cpu_limit"] = {
                 "cpus": spec.cpus,
                 "cpuset": spec.cpuset,

@@ -27,6 +27,8 @@ def greeting() -> Message:
     """Fields of a worker's ``hello``."""
     return {
         "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "cpu_count": os.cpu_count(),
         "codecs": importable(),

@@ -253,11 +253,17 @@ def _plans(spec: Synthetic) -> list[dict[str, Any]]:
 def environment_of(host: str, roles: tuple[str, ...]) -> dict[str, Any]:
     return {
         "roles": {role: {"python": "3.11.2"} for role in roles},
+        "hostname": host,
         "kernel": "6.18.5",
-        "cpu": {"model": "Example CPU @ 2.0 GHz", "count": 2, "frequency_ghz": 2.0123456789},
-        "sysctls": {"net.ipv4.tcp_congestion_control": "cubic"},
-        "name": host,
+        "cpu_model": "Example CPU",
+        "cpu_count": 2,
         "governor": None,
+        "frequency_hz": 2_012_345_678,
+        "memory_bytes": 8_000_000_000,
+        "celsius": 41.0,
+        "busy_share": 0.031,
+        "sysctls": {"net.ipv4.tcp_congestion_control": "cubic"},
+        "after": {"celsius": 44.5},
     }
 
 

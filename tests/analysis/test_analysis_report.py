@@ -67,9 +67,34 @@ def test_page_is_self_contained_and_small(page: Path) -> None:
 
 def test_page_shows_no_missing_value_and_no_long_number(page: Path) -> None:
     text = _text(page)
-    assert not re.search(r"\b(nan|NaN|None|null|inf)\b", text.split("Hosts")[0])
-    shown = re.findall(r"\d+\.\d+", text.split("as it was run")[0])
+    assert not re.search(r"\b(nan|NaN|None|null|inf)\b", text.rpartition("Run it again")[0])
+    figures = text.rpartition("What each host was")[0]
+    shown = re.findall(r"\d+\.\d+", figures)
     assert all(len(figure.replace(".", "").lstrip("0")) <= 3 for figure in shown), shown
+
+
+def test_every_figure_and_table_is_in_the_contents_and_has_its_data(page: Path) -> None:
+    html = page.read_text()
+    contents = html[html.index("<nav") : html.index("</nav>")]
+    shown = re.findall(r'<(?:figure|h3) id="([^"]+)"', html)
+    assert len(shown) > 20
+    assert [anchor for anchor in shown if f'href="#{anchor}"' not in contents] == []
+    for figure in re.findall(r'<figure id="([^"]+)"', html):
+        caption = html[html.index(f'<figure id="{figure}"') :].split("<figcaption>")[1]
+        assert re.match(r"[A-Z][^<]{20,}\.", caption), figure
+        assert len(pd.read_csv(page.parent / "figures" / f"{figure}.csv")) > 1
+
+
+def test_hosts_are_told_with_units_at_the_start_and_at_the_end(page: Path) -> None:
+    rows = {row["fact"]: row for row in _summary(page)["tables"]["environment"]}
+    assert (rows["celsius"]["device"], rows["celsius"]["device at the end"]) == (41.0, 44.5)
+    assert rows["celsius"]["unit"] == "°C"
+    assert (rows["memory"]["server"], rows["memory"]["unit"]) == (8.0, "GB")
+    assert rows["busy"]["router"] == pytest.approx(3.1)
+    assert "governor" not in rows  # no host tells one
+    text = " ".join(_text(page).split())
+    assert "temperature, °C 41 → 44.5" in text
+    assert "frequency, GHz 2.01" in text
 
 
 def test_page_begins_with_trust_then_the_answer(page: Path) -> None:

@@ -72,6 +72,14 @@ def test_facts_of_this_machine(here) -> None:
     assert here.root == (os.geteuid() == 0)
     assert here.torch is not None
     assert "net.ipv4.tcp_congestion_control" in here.sysctls
+    assert here.qdiscs["lo"] == "noqueue"
+    assert here.busy_share is None
+
+
+def test_a_watched_host_tells_what_keeps_it_busy() -> None:
+    share = ask(watch_s=0.1).busy_share
+    assert share is not None
+    assert 0 <= share <= 1
 
 
 def test_steal_is_a_share_of_the_ticks_between(here) -> None:

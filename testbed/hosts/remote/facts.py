@@ -1,13 +1,14 @@
 """What a host is: printed as one JSON line. Runs on any Python 3.7, so that 3.10 can be asked for.
 
-``facts.py '{"pid": 123, "sudo": true}'``: the process whose cgroup limits are wanted, and whether
-to try ``sudo``; both optional.
+``facts.py '{"pid": 123, "sudo": true, "watch_s": 0.5}'``: the process whose cgroup limits are
+wanted, whether to try ``sudo``, and how long to watch what else runs here; all optional.
 """
 
 from __future__ import annotations
 
 import array
 import fcntl
+import glob
 import json
 import os
 import platform
@@ -23,6 +24,9 @@ from typing import Any
 SIOCGIFCONF = 0x8912  # linux/sockios.h: all IPv4 addresses with their interfaces
 IFREQ_BYTES = 40 if sys.maxsize > 2**32 else 32
 COMMAND_TIMEOUT_S = 10
+WINDOWS = 5  # the median of so many: this script's own start is in the first of them
+RTM_NEWQDISC, RTM_GETQDISC, NLM_F_DUMP = 36, 38, 0x301  # linux/rtnetlink.h
+TC_H_ROOT, TCA_KIND = 0xFFFFFFFF, 1  # linux/pkt_sched.h, linux/rtnetlink.h
 SYSCTLS = (
     "net.core.rmem_max",
     "net.core.wmem_max",
@@ -74,23 +78,54 @@ def version_of(package: str) -> str | None:
         return None
 
 
+def ticks() -> list[int]:
+    """user nice system idle iowait irq softirq steal, over all CPUs since boot."""
+    # guest time is in user already
+    return [int(word) for word in (read("/proc/stat") or "").split("\n")[0].split()[1:9]]
+
+
+def busy_share(watch_s: float) -> float | None:
+    """Share of CPU time that is in use now, the median of a few windows; None unwatched."""
+    shares, before = [], ticks()
+    for _ in range(WINDOWS if watch_s else 0):
+        time.sleep(watch_s / WINDOWS)
+        after = ticks()
+        spent = [now - was for now, was in zip(after, before)]  # noqa: B905 (Python 3.7)
+        shares.append(1 - (spent[3] + spent[4] + spent[7]) / (sum(spent) or 1))
+        before = after
+    return sorted(shares)[len(shares) // 2] if shares else None
+
+
+def hertz(path: str) -> int | None:
+    """A file of kilohertz in hertz."""
+    khz = read(path)
+    return int(khz) * 1000 if khz else None
+
+
+def celsius() -> float | None:
+    """The hottest sensor's temperature; None where there is none."""
+    told = [read(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
+    return max((int(value) / 1000 for value in told if value), default=None)
+
+
 def processor() -> dict[str, Any]:
-    """Model, count, governor and frequency of the CPU, and its ticks since boot."""
+    """Model, count, governor and frequencies of the CPU, and its ticks since boot."""
     info = read("/proc/cpuinfo")
     policy = "/sys/devices/system/cpu/cpu0/cpufreq/"
-    khz = read(policy + "scaling_cur_freq")
     mhz = search(r"^cpu MHz\s*:\s*([0-9.]+)", info)
     board = (read("/proc/device-tree/model") or "").rstrip("\0")
-    frequency_hz = int(khz) * 1000 if khz else round(float(mhz) * 1e6) if mhz else None
-    # user nice system idle iowait irq softirq steal; guest time is in user already
-    ticks = [int(word) for word in (read("/proc/stat") or "").split("\n")[0].split()[1:9]]
+    told_hz = round(float(mhz) * 1e6) if mhz else None
+    spent = ticks()
     return {
         "cpu_model": search(r"^(?:model name|Model)\s*:\s*(.+)$", info) or board or None,
         "cpu_count": os.cpu_count(),
         "governor": read(policy + "scaling_governor"),
-        "frequency_hz": frequency_hz,
-        "steal_ticks": ticks[7],
-        "total_ticks": sum(ticks),
+        "frequency_hz": hertz(policy + "scaling_cur_freq") or told_hz,
+        "frequency_min_hz": hertz(policy + "scaling_min_freq"),
+        "frequency_max_hz": hertz(policy + "scaling_max_freq"),
+        "celsius": celsius(),
+        "steal_ticks": spent[7],
+        "total_ticks": sum(spent),
         "load_average": list(os.getloadavg()),
     }
 
@@ -135,6 +170,28 @@ def interfaces() -> dict[str, list[str]]:
     return found
 
 
+def qdiscs() -> dict[str, str]:
+    """The root qdisc's kind of each interface, from the kernel: ``tc`` may be missing."""
+    names, found = dict(socket.if_nameindex()), {}
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as sock:
+        # struct nlmsghdr, then struct tcmsg of zeros: every interface
+        sock.send(struct.pack("IHHII20x", 36, RTM_GETQDISC, NLM_F_DUMP, 1, 0))
+        kind = RTM_NEWQDISC
+        while kind == RTM_NEWQDISC:
+            data = sock.recv(1 << 16)
+            while data:
+                size, kind = struct.unpack_from("IH", data)
+                if kind != RTM_NEWQDISC:
+                    break
+                index, _, parent = struct.unpack_from("iII", data, 20)
+                length, attribute = struct.unpack_from("HH", data, 36)
+                if parent == TC_H_ROOT and attribute == TCA_KIND:
+                    name = names.get(index, str(index))
+                    found[name] = data[40 : 36 + length].rstrip(b"\0").decode()
+                data = data[(size + 3) & ~3 :]
+    return found
+
+
 def ssh_interfaces(addresses: dict[str, list[str]]) -> list[str]:
     """Interfaces on which this SSH session comes in, and on which the kernel answers it."""
     words = os.environ.get("SSH_CONNECTION", "").split()
@@ -156,8 +213,9 @@ def free_bytes() -> int:
     return shutil.disk_usage(path).free
 
 
-def facts(pid: int | None = None, sudo: bool = False) -> dict[str, Any]:
+def facts(pid: int | None = None, sudo: bool = False, watch_s: float = 0.0) -> dict[str, Any]:
     """Everything about the host that a reader of its results would ask."""
+    busy = busy_share(watch_s)
     addresses = interfaces()
     known = {name: read("/proc/sys/" + name.replace(".", "/")) for name in SYSCTLS}
     gpus = command("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
@@ -173,6 +231,8 @@ def facts(pid: int | None = None, sudo: bool = False) -> dict[str, Any]:
         torch=version_of("torch"),
         sysctls={name: value for name, value in known.items() if value is not None},
         cgroup=cgroup(pid),
+        busy_share=busy,
+        qdiscs=qdiscs(),
         gpus=gpus.split("\n") if gpus else [],
         interfaces=addresses,
         ssh_interfaces=ssh_interfaces(addresses),
