@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis import trust
+from analysis import fidelity
 from analysis.dataset import Dataset
 from analysis.formats import yes_no
 from analysis.policies import policy_label, split_label
@@ -24,7 +24,7 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
             "How late the router applied the rate changes, and the bytes that the shaped class "
             "carried ÷ the framed bytes of the payloads sent (acknowledgements make it a little "
             "more than 1).",
-            trust.link_table(data, queries),
+            fidelity.link_table(data, queries),
             (
                 ("link", text("link")),
                 ("direction", text("direction")),
@@ -41,7 +41,7 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
             "Load achieved on the server",
             "Means over the runs. A level is the share of time that the executor, or each of the "
             "processors asked for, is kept busy; worst: the run furthest off.",
-            trust.load_table(data),
+            fidelity.load_table(data),
             (
                 ("load", text("load")),
                 ("records", count("n")),
@@ -58,7 +58,7 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
             "verify",
             "Split equals whole, over the wire",
             "Bytes received are the bytes sent; the result against the whole model's there.",
-            trust.verify_table(data),
+            fidelity.verify_table(data),
             (
                 ("split", lambda row: split_label(row["split"])),
                 *verify,
@@ -70,7 +70,7 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
             "Clocks",
             "How far a host's clock offset may be off, and how much it moved in a run, at worst. "
             "Only the figures that set router and device on one axis need it.",
-            trust.clock_table(data),
+            fidelity.clock_table(data),
             (
                 ("host", text("host")),
                 ("bound µs", num("bound_us")),
@@ -81,7 +81,7 @@ def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
             "runs",
             "Runs",
             "In the order they were run.",
-            trust.run_table(data, queries),
+            fidelity.run_table(data, queries),
             (
                 ("run", text("run_id")),
                 ("state", text("state")),

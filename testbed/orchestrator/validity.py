@@ -16,6 +16,10 @@ STEAL_SHARE = 0.05
 NOT_OK_SHARE = 0.01
 # A clock that moves this much between the start and the end of a run runs otherwise.
 FREQUENCY_SHARE = 0.10
+# A CPU that warms up by more within a run, or is hotter at its end, may slow itself down.
+CELSIUS_RISE, CELSIUS_MOST = 10.0, 85.0
+# Others that keep more of the CPUs busy before a run take them from its roles too.
+BUSY_SHARE = 0.5
 # Beyond this, device and router cannot be set on one axis of 100 ms steps.
 CLOCK_BOUND_NS = 5_000_000
 # Beyond this a split was mispredicted although its own queries correct the profile.
@@ -119,6 +123,18 @@ def _drift(host: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> It
         yield (
             f"{host}: the CPU went from {first / 1e9:.2f} to {last / 1e9:.2f} GHz; "
             "set the governor to performance, or cool it"
+        )
+    warm, hot = before.get("celsius"), after.get("celsius")
+    if warm is not None and hot is not None and (hot - warm > CELSIUS_RISE or hot > CELSIUS_MOST):
+        yield (
+            f"{host}: the CPU went from {warm:.0f} to {hot:.0f} °C (bounds {CELSIUS_RISE:.0f} °C "
+            f"more, and {CELSIUS_MOST:.0f} °C); cool it, or let it warm up before"
+        )
+    busy = before.get("busy_share") or 0.0
+    if busy > BUSY_SHARE:
+        yield (
+            f"{host}: {busy:.0%} of CPU time was in use before the run began "
+            f"(bound {BUSY_SHARE:.0%}); end what runs there"
         )
     if before.get("governor") != after.get("governor"):
         yield f"{host}: the governor went from {before['governor']} to {after['governor']}"

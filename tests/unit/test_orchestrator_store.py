@@ -121,6 +121,9 @@ def test_a_quiet_run_is_valid() -> None:
     [
         ({"hosts": {"d": ({"frequency_hz": 2e9}, {"frequency_hz": 1.5e9})}}, "2.00 to 1.50 GHz"),
         ({"hosts": {"d": ({"governor": "performance"}, {"governor": "powersave"})}}, "powersave"),
+        ({"hosts": {"d": ({"celsius": 50.0}, {"celsius": 63.0})}}, "from 50 to 63 °C"),
+        ({"hosts": {"d": ({"celsius": 84.0}, {"celsius": 86.0})}}, "from 84 to 86 °C"),
+        ({"hosts": {"d": ({"busy_share": 0.62}, {})}}, "62% of CPU time was in use before"),
         ({"clock_bounds_ns": {"d": 9_000_000}}, "known to 9.0 ms only"),
         (
             {"off_predicted": {"3": [2.0] * 8, "5": [2.0] * 7, "11": [1.2] * 8}},
@@ -132,4 +135,5 @@ def test_drift_of_hosts_clocks_and_profile_is_told(facts, told) -> None:
     found = judge({}, 100_000_000, [], {}, **facts)
     assert found.validity == "degraded"
     assert told in found.reasons[0]
-    assert judge({}, 100_000_000, [], {}, hosts={"d": ({"a": 1}, {"a": 2})}).reasons == ()
+    calm = ({"a": 1, "celsius": 80.0, "busy_share": 0.4}, {"a": 2, "celsius": 84.0})
+    assert judge({}, 100_000_000, [], {}, hosts={"d": calm}).reasons == ()
