@@ -146,13 +146,15 @@ class Connection:
     ) -> Reply:
         begun_ns = monotonic_ns()
         turn = (description, query, payload, REPLY_BYTES + logits_bytes)
-        if bound_ns is None or bound_ns >= self._timeout_ns:
+        patience_ns = self._timeout_ns
+        if bound_ns is None or bound_ns >= patience_ns:
             sent_ns, frame = self._turn(*turn, hedge)
         else:
-            patience_ns = self._timeout_ns
             self.be_patient(bound_ns)
-            sent_ns, frame = self._turn(*turn, hedge)
-            self.be_patient(patience_ns)
+            try:
+                sent_ns, frame = self._turn(*turn, hedge)
+            finally:  # overtaken, too: the connection lives on
+                self.be_patient(patience_ns)
         return Reply(
             ServerTimes.unpack(frame.payload),
             frame.payload[REPLY_BYTES:],

@@ -184,10 +184,12 @@ class DeviceRole:
         if self._loop is None:
             raise UserError("device: go before start; send start first")
         before = Usage.now()
-        with no_collection():
-            done = self._loop.measure(self._duration_ns, self._control.stopping.is_set)
+        try:
+            with no_collection():
+                done = self._loop.measure(self._duration_ns, self._control.stopping.is_set)
+        finally:  # a run that failed does not go on connecting
+            self.close()
         used = Usage.now().since(before)
-        self.close()
         self._control.send("done", **done, **used)
 
 

@@ -34,7 +34,9 @@ class Hedge:
 
         False after ``bound_ns`` too: the receiver then finds out what is the matter.
         """
-        if select.select([sock], [], [], min(self._after_ns, bound_ns) / 1e9)[0]:
+        # Sending alone may have taken longer than the bound.
+        first_s = max(0, min(self._after_ns, bound_ns)) / 1e9
+        if select.select([sock], [], [], first_s)[0]:
             return False
         done, doing = self._pair = socket.socketpair()
         self._thread = threading.Thread(target=self._run, args=(doing,), name="hedge")

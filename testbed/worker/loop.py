@@ -86,19 +86,21 @@ class Loop:
         arrivals = Arrivals(self._rules.arrivals, self._seed, begun_ns)
         self._agent.begin(begun_ns)
         dropped: list[int] = []
-        while (now_ns := monotonic_ns()) < end_ns and not self._agent.finished and not stopping():
-            self._settle_recovery()
-            if self._link is not None and self._link.up() and self._agent.probe_due(now_ns):
-                self._probe(self._link)
-            elif (wait_ns := arrivals.wait_ns(now_ns)) > 0:
-                sleep(min(wait_ns, end_ns - now_ns, _POLL_NS) / 1e9)
-            else:
-                due_ns, older = arrivals.take(now_ns)
-                self._drop(older)
-                dropped += older
-                queries += self._query("measured", due_ns=due_ns) == "measured"
-        rest = arrivals.rest(min(end_ns, monotonic_ns()) - 1)
-        self._drop(rest)
+        try:
+            while (now := monotonic_ns()) < end_ns and not self._agent.finished and not stopping():
+                self._settle_recovery()
+                if self._link is not None and self._link.up() and self._agent.probe_due(now):
+                    self._probe(self._link)
+                elif (wait_ns := arrivals.wait_ns(now)) > 0:
+                    sleep(min(wait_ns, end_ns - now, _POLL_NS) / 1e9)
+                else:
+                    due_ns, older = arrivals.take(now)
+                    self._drop(older)
+                    dropped += older
+                    queries += self._query("measured", due_ns=due_ns) == "measured"
+        finally:
+            rest = arrivals.rest(min(end_ns, monotonic_ns()) - 1)
+            self._drop(rest)
         return {
             "queries": queries,
             "t0_ns": begun_ns,
@@ -116,12 +118,35 @@ class Loop:
         kind: Literal["warmup", "measured"],
         decision: Decision | None = None,
         due_ns: int | None = None,
-    ) -> Literal["warmup", "measured"]:
-        kit, query = self._kit, self._take_number()
+    ) -> str:
+        """One query and its record; its kind then, ``warmup`` while the policy still settles."""
+        query, start_ns = self._take_number(), monotonic_ns()
+        try:
+            if decision is None:
+                decision = self._agent.decide(start_ns)
+            timing = self._timed(query, kind, decision, start_ns, due_ns)
+        except Exception:  # it ends the run, which tells why; the query was due all the same
+            decided = decision or _NO_DECISION
+            timing = Timing(
+                *(query, kind, decided, "", start_ns, 0, 0, 0, monotonic_ns()),
+                status="failed",
+                due_ns=due_ns,
+            )
+            self._emit(timing.record(**self._identity, steal_ticks=None))
+            raise
+        self._settle(timing)
+        return timing.kind
+
+    def _timed(
+        self,
+        query: int,
+        kind: Literal["warmup", "measured"],
+        decision: Decision,
+        start_ns: int,
+        due_ns: int | None,
+    ) -> Timing:
+        kit = self._kit
         x = kit.inputs[query % len(kit.inputs)]
-        start_ns = monotonic_ns()
-        if decision is None:
-            decision = self._agent.decide(start_ns)
         status: Literal["ok", "fallback"] = "ok"
         if decision.split != LOCAL and self._link is not None and not self._link.up():
             # The whole model, from the input: nothing crosses until a probe or a late reply has.
@@ -133,26 +158,35 @@ class Loop:
         times = (start_ns, decided_ns - start_ns, headed_ns - decided_ns)
         if decision.split == LOCAL:
             timing = Timing(query, kind, decision, "", *times, 0, headed_ns, None, _NOTHING, status)
-            correct = kit.correct(query, intermediate)
-            self._settle(replace(timing, due_ns=due_ns, correct=correct))
-            return kind
+            return replace(timing, due_ns=due_ns, correct=kit.correct(query, intermediate))
         layout = kit.layouts[decision.split]
         payload = kit.encoder.encode(decision.split, intermediate)
         encode_ns = monotonic_ns() - headed_ns
-        hedge = self._hedge(decision, layout, payload, start_ns)
-        reply = self._exchange(query, layout, payload, start_ns, hedge)
         timed = partial(
             Timing, query, kind, decision, layout.encoding, *times, encode_ns, due_ns=due_ns
         )
+        return self._crossed(timed, query, decision, layout, payload, start_ns)
+
+    def _crossed(
+        self,
+        timed: Callable[..., Timing],
+        query: int,
+        decision: Decision,
+        layout: Layout,
+        payload: memoryview,
+        start_ns: int,
+    ) -> Timing:
+        """The reply's timing, or that of the tail that ran here in its place."""
+        hedge = self._hedge(decision, layout, payload, start_ns)
+        reply = self._exchange(query, layout, payload, start_ns, hedge)
+        late = hedge is not None and hedge.started
         if reply is not None:
-            self._settle(timed(reply.arrived_ns, reply, correct=kit.correct(query, reply.logits)))
-            if hedge is not None and hedge.started:
+            timing = timed(reply.arrived_ns, reply, correct=self._kit.correct(query, reply.logits))
+            if hedge and late:
                 hedge.join()  # it holds the encoder's buffer
-        else:
-            late = hedge is not None and hedge.started
-            here = hedge.join() if hedge and late else self._finish_here(layout, payload)
-            self._settle(timed(monotonic_ns(), None, here, "fallback"))
-        return kind
+            return timing
+        here = hedge.join() if hedge and late else self._finish_here(layout, payload)
+        return timed(monotonic_ns(), None, here, "fallback")
 
     def _hedge(
         self, decision: Decision, layout: Layout, payload: memoryview, start_ns: int

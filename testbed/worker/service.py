@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from testbed.errors import TestbedError
 from testbed.worker.encoding import aligned_buffer, largest_bytes, tensor_view
 from testbed.worker.layout import (
     FLOAT32_BYTES,
@@ -152,7 +153,7 @@ class Service:
         except WrongToken as error:
             self.event("refused", peer=peer, reason=str(error))
             _tell(sock, str(error))
-        except WireError as error:
+        except TestbedError as error:  # what this host cannot do for a connection, too
             self.event("closed", peer=peer, reason=str(error))
             _tell(sock, str(error))
         except OSError as error:

@@ -133,11 +133,12 @@ class Receiver:
         """The next frame; ``idle`` waits for its first byte for as long as the socket lives.
 
         ``mark_bytes`` is where the span for the rate begins. Raises PeerTimeout when the frame
-        is not whole ``timeout_ns`` after its header, or nothing comes for the socket's own
-        time-out; BadFrame before anything not allowed is received beyond the buffer.
+        is not whole ``timeout_ns`` after its header, that one ``timeout_ns`` after its first
+        bytes, or nothing comes for the socket's own time-out; BadFrame before anything not
+        allowed is received beyond the buffer.
         """
         try:
-            got = self._first(idle)
+            got = self._first(timeout_ns, idle)
             now_ns = monotonic_ns()
             header, query = self._header()
             payload = self._payload[: header.payload_bytes]
@@ -166,7 +167,7 @@ class Receiver:
             header, query, payload, now_ns, span, None if span is None else now_ns - marked_ns
         )
 
-    def _first(self, idle: bool) -> int:
+    def _first(self, timeout_ns: int, idle: bool) -> int:
         while True:
             try:
                 got = self._sock.recv_into(self._frame)
@@ -174,13 +175,19 @@ class Receiver:
             except BlockingIOError:
                 if not idle:
                     raise
-        while 0 < got < HEADER_BYTES:
+        if not got:
+            raise PeerGone("closed by the peer")
+        return got if got >= HEADER_BYTES else self._rest_of_header(got, timeout_ns)
+
+    def _rest_of_header(self, got: int, timeout_ns: int) -> int:
+        deadline_ns = monotonic_ns() + timeout_ns
+        while got < HEADER_BYTES:
+            if monotonic_ns() > deadline_ns:
+                raise PeerTimeout(f"receive: {got} of {HEADER_BYTES} header bytes in the time-out")
             count = self._sock.recv_into(self._frame[got:])
             if not count:
                 raise PeerGone(f"closed by the peer after {got} of {HEADER_BYTES} header bytes")
             got += count
-        if not got:
-            raise PeerGone("closed by the peer")
         return got
 
     def _header(self) -> tuple[Header, int]:

@@ -19,10 +19,11 @@ from testbed.policy.agent import Agent, ProbeRule
 from testbed.policy.latency import Candidate
 from testbed.policy.policies import make_policy
 from testbed.worker.arrivals import ArrivalRule, Arrivals
-from testbed.worker.client import Endpoint
+from testbed.worker.client import Connection, Endpoint, Overtaken
 from testbed.worker.encoding import Decoder, Encoder
 from testbed.worker.equipment import Equipment, Rules
-from testbed.worker.layout import layouts
+from testbed.worker.hedge import Hedge
+from testbed.worker.layout import ServerTimes, layouts
 from testbed.worker.loop import Loop
 from testbed.worker.server_link import ServerLink, Unreachable
 from testbed.worker.service import Job, Service, Terms
@@ -230,6 +231,60 @@ def test_hedge_finishes_here_and_keeps_the_connection(server: Server) -> None:
         assert run.until(status("ok"))["split"] == "0"
     assert {total for total in run.engine.tails if total} == {run.sum}
     assert run.link._thread is None  # nothing was made again
+
+
+def test_a_query_that_was_overtaken_leaves_the_next_ones_their_time_out(server: Server) -> None:
+    hedge = Hedge(0, lambda: ServerTimes(0, 0, 0, None, None, b""))
+    payload = memoryview(bytes(256))
+    with closing(Connection(endpoint(server), OUTPUTS)) as connection:
+        server.answering.clear()
+        with pytest.raises(Overtaken):
+            connection.query(1, LAYOUTS["0"], payload, bound_ns=200 * MS, hedge=hedge)
+        hedge.join()
+        server.answering.set()
+        while not connection.free():
+            pass
+        server.answering.clear()
+        threading.Timer(0.4, server.answering.set).start()
+        assert connection.query(2, LAYOUTS["0"], payload).times.wait_ns > 200 * MS
+
+
+def test_a_hedge_whose_time_is_over_waits_no_longer() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        hedge = Hedge(5 * S, lambda: ServerTimes(0, 0, 0, None, None, b""))
+        # The send alone took longer than the bound.
+        hedge.overtakes(near, -MS)
+        assert hedge.join().tail_ns == 0
+
+
+def test_a_query_that_breaks_the_run_has_a_record_and_so_have_those_that_waited(
+    server: Server,
+) -> None:
+    def measure(run: Run) -> None:
+        with suppress(RuntimeError):
+            run.loop.measure(600 * S, run.stopping.is_set)
+        run.records.put({"status": "over", "kind": ""})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "measure", measure)
+        rules = Rules(ArrivalRule("periodic", 5 * MS, "queue"))
+        with closing(Run(server, "static:0", rules)) as run:
+            run.until(status("ok"))
+
+            def head(split: str, x: Tensor) -> Tensor:
+                run.stopping.wait(0.1)  # others fall due meanwhile
+                raise RuntimeError("out of memory")
+
+            run.engine.head = head  # type: ignore[method-assign]
+            run.until(status("over", ""))
+    measured = [r for r in run.all if r["kind"] == "measured"]
+    failed = [r for r in measured if r["status"] == "failed"]
+    assert [r["split"] for r in failed] == ["0"]
+    assert failed[0]["e2e_ns"] >= 100 * MS
+    assert len([r for r in measured if r["status"] == "dropped"]) >= 15
+    dues = sorted(r["t_due_ns"] for r in measured)
+    assert {b - a for a, b in pairwise(dues)} == {5 * MS}
 
 
 def test_link_is_down_until_a_probe_has_crossed(server: Server) -> None:

@@ -6,6 +6,7 @@ import queue
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from typing import Any
@@ -32,6 +33,7 @@ from testbed.worker.wire import (
     HEADER_BYTES,
     MAX_DIMS,
     MAX_PROBE_BYTES,
+    MAX_TEXT_BYTES,
     BadFrame,
     Dtype,
     Header,
@@ -235,11 +237,12 @@ def test_encoding_crosses_as_announced(features: str) -> None:
 class Server:
     """A real service on loopback whose tail is a sum, run as the server role runs it."""
 
-    def __init__(self) -> None:
+    def __init__(self, congestion_control: str | None = None) -> None:
         self.decoder = Decoder(LAYOUTS.values())
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.service = Service(
-            Terms("secret", tuple(LAYOUTS.values()), OUTPUTS, True, None), self.events.put
+            Terms("secret", tuple(LAYOUTS.values()), OUTPUTS, True, congestion_control),
+            self.events.put,
         )
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -323,6 +326,30 @@ def test_truncated_first_frame(server: Server, size: int) -> None:
         sock.sendall(TOKEN[:size])
     assert "closed by the peer" in server.event("closed")["reason"]
     assert answers(server)
+
+
+def test_a_header_that_comes_in_drops_holds_nobody() -> None:
+    near, far = socket.socketpair()
+    with near, far:
+        buffer = memoryview(bytearray(HEADER_BYTES + MAX_TEXT_BYTES))
+        receiver = Receiver(near, buffer, lambda header: None)
+
+        def drip() -> None:
+            with suppress(OSError):
+                for byte in TOKEN[:HEADER_BYTES]:
+                    far.send(bytes([byte]))
+                    time.sleep(0.02)
+
+        threading.Thread(target=drip, daemon=True).start()
+        with pytest.raises(PeerTimeout, match="header"):
+            receiver.receive(timeout_ns=100_000_000)
+
+
+def test_what_a_host_cannot_do_for_a_connection_is_told() -> None:
+    with closing(Server(congestion_control="none-such")) as server:
+        with pytest.raises((Refused, OSError), match=r"congestion_control|reset"):
+            Connection(server.endpoint(), OUTPUTS)
+        assert "congestion_control" in server.event("closed")["reason"]
 
 
 @given(noise=st.binary(min_size=HEADER_BYTES, max_size=200))
