@@ -61,6 +61,10 @@ class Engine:
         self.candidates = tuple(table[split].split for split in candidates)
         self.batch = batch
         self._device = torch.device(accelerator)
+        # A GPU goes on by itself: a clock read before it has finished tells nothing.
+        self._finish: Callable[[], object] = (
+            torch.cuda.synchronize if accelerator == "cuda" else lambda: None
+        )
         module = load_archive(archive, archive_sha256, batch, self._device)
         asked = options or Options()
         # A head is the pieces before its cut and a tail those behind it: what they weigh does not
@@ -127,8 +131,7 @@ class Engine:
                 tensors = piece(*tensors)
             if leave:
                 tensors = tuple(c.outgoing(t) for c, t in zip(leave, tensors, strict=True))
-            if self._device.type == "cuda":
-                torch.cuda.synchronize(self._device)
+            self._finish()
             return tensors
 
     def closeness(self, x: Tensor, plain: Engine) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterable
 from math import prod
 from typing import Any, TypeAlias
@@ -32,10 +33,23 @@ _ALIGNMENT_BYTES = 64
 
 
 def aligned_buffer(size_bytes: int) -> memoryview:
-    """A writable buffer that begins where a tensor of torch's own would."""
+    """A writable buffer that begins where a tensor of torch's own would.
+
+    In a process that has put a model on a GPU it is pinned: the GPU copies from and to it itself.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        pinned = torch.empty(max(1, size_bytes), dtype=torch.uint8, pin_memory=True)
+        return bytes_of(pinned)[:size_bytes]
     raw = bytearray(size_bytes + _ALIGNMENT_BYTES)
     start = -torch.frombuffer(raw, dtype=torch.uint8).data_ptr() % _ALIGNMENT_BYTES
     return memoryview(raw)[start : start + size_bytes]
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous uint8 tensor, which lives as long as the view does."""
+    array = (ctypes.c_uint8 * tensor.numel()).from_address(tensor.data_ptr())
+    array.owner = tensor  # type: ignore[attr-defined]
+    return memoryview(array).cast("B")
 
 
 def tensor_view(buffer: memoryview, dtype: Dtype, shape: tuple[int, ...], at: int = 0) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import weakref
 from math import prod
 
 import pytest
@@ -17,9 +19,9 @@ from testbed.errors import UserError
 from testbed.model.table import SplitPoint, SplitTable
 from testbed.worker import codecs
 from testbed.worker.codecs import DamagedPayload
-from testbed.worker.encoding import Decoder, Encoder, aligned_buffer
+from testbed.worker.encoding import Decoder, Encoder, aligned_buffer, bytes_of, tensor_view
 from testbed.worker.layout import Allowed, Layout, layouts
-from testbed.worker.wire import BadFrame
+from testbed.worker.wire import BadFrame, Dtype
 
 TABLE = SplitTable(
     "tiny",
@@ -210,3 +212,31 @@ def test_a_missing_library_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match="pip install zstandard"):
         Encoder(known("int8+zstd"))
     assert "zstd" not in codecs.importable()
+
+
+def test_a_view_of_pinned_memory_is_that_memory_and_keeps_it() -> None:
+    tensor = torch.arange(100, dtype=torch.uint8)
+    kept = weakref.ref(tensor)
+    view = bytes_of(tensor)
+    tensor[3] = 77
+    assert (len(view), view[3], view.readonly) == (100, 77, False)
+    part = view[40:]
+    part[0] = 5
+    assert tensor[40] == 5
+    del tensor, view
+    gc.collect()
+    assert kept() is not None
+    assert tensor_view(part, Dtype.UINT8, (2, 30))[0, 0] == 5
+
+
+def test_buffers_are_pinned_in_a_process_that_uses_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def empty(size: int, **how: object) -> Tensor:
+        asked.append(how)
+        return torch.zeros(size, dtype=torch.uint8)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch, "empty", empty)
+    assert [len(aligned_buffer(size)) for size in (0, 10)] == [0, 10]
+    assert asked == [{"dtype": torch.uint8, "pin_memory": True}] * 2
