@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 _SCHEMA_VERSION = 1
+_NAMES_SHOWN = 3
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool)
 # Arguments that are names within torch: ``torch.float32`` and the like.
 _NAMED: Mapping[str, type] = {
@@ -172,6 +173,7 @@ def load_archive(path: Path, sha256: str, batch: int, device: torch.device) -> f
         exporter = graph["torch"]
         if graph["schema_version"] > _SCHEMA_VERSION:
             raise ValueError(f"schema {graph['schema_version']}, expected {_SCHEMA_VERSION}")
+        _refuse_unknown_operators(graph["nodes"])
         return fx.GraphModule(content["weights"], _Reader(batch, device).read(graph["nodes"]))
     except Exception as error:  # what this torch cannot read shows itself in many ways
         reason = str(error).strip().partition("\n")[0]
@@ -179,6 +181,19 @@ def load_archive(path: Path, sha256: str, batch: int, device: torch.device) -> f
             f"{path}: torch {torch.__version__} cannot read the archive written by torch "
             f"{exporter} ({type(error).__name__}: {reason}); install that torch here"
         ) from error
+
+
+def _refuse_unknown_operators(nodes: Sequence[dict[str, Any]]) -> None:
+    """Raises NotImplementedError naming the operators that this torch does not have."""
+    unknown = []
+    for target in sorted({node["target"] for node in nodes if node["op"] == "call_function"}):
+        try:
+            _operator(target)
+        except AttributeError:
+            unknown.append(target)
+    if unknown:
+        more = ", …" if len(unknown) > _NAMES_SHOWN else ""
+        raise NotImplementedError(f"no operator {', '.join(unknown[:_NAMES_SHOWN])}{more}")
 
 
 class _Reader:

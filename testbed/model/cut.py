@@ -95,9 +95,9 @@ def cut(
     Raises TestbedError where a point is none of this graph.
     """
     named = {node.name: node for node in module.graph.nodes}
-    stations = [module.graph.find_nodes(op="placeholder")]
+    stations = [[node for node in module.graph.nodes if node.op == "placeholder"]]
     stations += [[_named(named, name) for name in point.nodes] for point in points]
-    stations.append(module.graph.output_node().all_input_nodes)
+    stations += [node.all_input_nodes for node in module.graph.nodes if node.op == "output"]
     (pixels,) = stations[0]
     batch = pixels.meta["val"].shape[0]
     pieces = [_piece(module, starts, ends) for starts, ends in pairwise(stations)]

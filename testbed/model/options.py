@@ -40,7 +40,7 @@ def fold_batch_norms(module: fx.GraphModule, kept: Collection[str]) -> None:
     A convolution whose own result is needed (``kept`` by name, or by another operator) stays.
     """
     graph = module.graph
-    for norm in graph.find_nodes(op="call_function", target=_NORM):
+    for norm in [node for node in graph.nodes if node.target is _NORM]:
         convolution, (result, *others) = norm.args[0], norm.users
         assert isinstance(convolution, fx.Node), "what is normalised"
         if (
@@ -93,10 +93,10 @@ def _keep(module: fx.GraphModule, name: str, value: Tensor) -> str:
 
 
 def _drop_unused(module: fx.GraphModule) -> None:
-    for node in module.graph.find_nodes(op="get_attr"):
+    for node in [node for node in module.graph.nodes if node.op == "get_attr"]:
         if not node.users:
             module.graph.erase_node(node)
-    used = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
     for name in [*dict(module.named_parameters()), *dict(module.named_buffers())]:
         if name not in used:
             delattr(module, name)

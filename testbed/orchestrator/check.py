@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from testbed import lab
@@ -95,7 +94,7 @@ def _ask(
 ) -> Iterator[Finding]:
     host = connection.host
     facts = read_environment(connection, sudo=host.sudo)
-    yield from judge(name, host, facts, shapes, version("torch"))
+    yield from judge(name, host, facts, shapes)
     highest_bps = None if experiment is None else _highest_bps(experiment)
     yield from judge_health(name, host, facts, read_health(connection), highest_bps)
     deployed = deploy(connection, {"link"})

@@ -59,8 +59,8 @@ class LinkSession(Session):
         return list(self.link_roles)
 
     @property
-    def _torch_minimum(self) -> str | None:
-        return None
+    def _needs_torch(self) -> bool:
+        return False
 
     @property
     def _owner(self) -> str:

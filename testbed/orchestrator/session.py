@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -104,7 +103,7 @@ class Session(AbstractContextManager["Session"]):
             self._open_lab()
         self._stage("hosts: connect and check")
         self.connections = self._stack.enter_context(connect_all(self.inventory.hosts))
-        require(preflight(self.connections, self._torch_minimum))
+        require(preflight(self.connections, needs_torch=self._needs_torch))
         self._stage("hosts: deploy and start roles")
         self._start_roles()
         self._stage(f"link: shaped at {_PLACES[self._shaping]}")
@@ -179,9 +178,9 @@ class Session(AbstractContextManager["Session"]):
         return [*self._workers, *self.link_roles, *(["load"] if self.needs_load else [])]
 
     @property
-    def _torch_minimum(self) -> str | None:
-        """The oldest torch that the hosts' roles need, or None where they need none."""
-        return version("torch")
+    def _needs_torch(self) -> bool:
+        """Whether the hosts' roles run a model."""
+        return True
 
     def _measure_unshaped(self) -> None:
         self._stage("link: base delay and capacity, before it is shaped")
