@@ -86,6 +86,7 @@ class DeviceRole:
 
     def _setup(self, message: Message) -> None:
         self.close()
+        self._equipment = None  # one that fails leaves none, not the one before
         table = SplitTable.from_json(message["table"])
         batch, candidates = message["batch"], tuple(message["candidates"])
         known = layouts(table, candidates, message["encoding"], batch)
@@ -96,6 +97,8 @@ class DeviceRole:
         else:
             seed, count = message["input_seed"], message["inputs"]
             inputs, labels = seeded_inputs(table, batch=batch, seed=seed, count=count), None
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            inputs = tuple(x.pin_memory() for x in inputs)
         self._equipment = Equipment(
             engine=engine,
             layouts=known,

@@ -64,6 +64,7 @@ class ServerRole:
 
     def _setup(self, message: Message) -> None:
         self.close()
+        self._engine = None  # one that fails leaves none, not the one before
         table = SplitTable.from_json(message["table"])
         batch, candidates = message["batch"], message["candidates"]
         known = layouts(table, candidates, message["encoding"], batch)

@@ -45,6 +45,32 @@ def build():
 def broken():
     raise ValueError("no data here")
 
+class Fixed(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(12 * 8 * 8, 4)
+
+    def forward(self, x):
+        return self.head(self.body(x).flatten(1))
+
+class Says(Net):
+    said = None
+
+    def forward(self, x):
+        super().forward(x)
+        return self.said
+
+def sized():
+    return Fixed()
+
+def silent():
+    return Says()
+
+def wordy():
+    net = Says()
+    net.said = "a cat"
+    return net
+
 number = int
 """
 RESOLUTION = 32
@@ -107,6 +133,39 @@ def test_layers_of_a_persons_own_code(tmp_path: Path) -> None:
 def test_names_that_lead_nowhere(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         find_bottlenecks(name, RESOLUTION)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("name: efficientnet_b9", "model.name: unknown model 'efficientnet_b9'; did you mean"),
+        ("name: python:own_nets:sized, resolution: 64", "refuses 64x64 images"),
+        ("name: mobilenet_v2, resolution: 32, weights: none.pt", "neither 'random', nor a file"),
+        ("name: python:own_nets:build, weights: own.pt", "1 missing: head.bias; 1 unexpected: b"),
+        ("name: python:own_nets:silent", "expected one output tensor (N, outputs), got NoneType"),
+        ("name: python:own_nets:wordy", "expected one output tensor (N, outputs), got str"),
+    ],
+)
+def test_a_model_that_cannot_be_had_is_one_line_and_leaves_nothing(
+    model: str, told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path.cwd() / "cache"))
+    state = zoo.build("python:own_nets:build", "random", 0, RESOLUTION).state_dict()
+    state["b"] = state.pop("head.bias")
+    torch.save(state, "own.pt")
+    if "resolution" not in model:
+        model += ", resolution: 32"
+    Path("bad.yaml").write_text(
+        f"{{schema_version: 1, name: bad, model: {{{model}}}, policies: [local],\n"
+        "links: {lab: {uplink: {rate: 8mbit}, downlink: {rate: 8mbit}}}}\n"
+    )
+    hosts = "{device: {roles: [device]}, server: {roles: [server]}}"
+    Path("hosts.yaml").write_text(f"{{schema_version: 1, lab: local, hosts: {hosts}}}\n")
+    assert main(["run", "bad.yaml", "-i", "hosts.yaml"]) == 2
+    (line,) = [t for t in capsys.readouterr().err.splitlines() if t.startswith("testbed: ")]
+    assert told in line
+    assert not Path("results").exists()
+    assert not [path for path in Path("cache").rglob("*") if path.is_file()]
 
 
 def test_an_export_of_one_image_is_refused() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import re
 import secrets
 import subprocess
 import sys
@@ -343,6 +344,33 @@ def test_faults_of_the_caller_are_told(roles: tuple[Role, Role, int]) -> None:
     assert "congestion_control" in device.ask("start", "error", **other)["message"]
     end(server)
     assert "wrong" not in json.dumps(server.taken("server"))
+
+
+def test_a_set_up_that_fails_leaves_nothing_of_the_one_before(
+    roles: tuple[Role, Role, int], setup: dict[str, Any]
+) -> None:
+    device, server, port = roles
+    table = json.loads(json.dumps(setup["table"]))
+    table["points"][1]["nodes"] = ["elsewhere"]
+    try:
+        for wrong, told in (
+            ({**setup, "archive_sha256": "0" * 64}, "SHA-256 is [0-9a-f]+, expected 0+; deploy"),
+            ({**setup, "table": table}, "no node 'elsewhere'; the split table is of another"),
+        ):
+            for role, more in (
+                (device, {"input_seed": 1, "inputs": 3}),
+                (server, {"data": {"address": "127.0.0.1", "port": 0}}),
+            ):
+                error = role.ask("setup", "error", **wrong, **more)
+                assert re.search(told, error["message"])
+                assert error["traceback"] is None
+            error = device.ask("start", "error", **start_message(None, {"name": "local"}))
+            assert "not set up" in error["message"]
+            error = server.ask("start", "error", run_id="r", token="t")
+            assert "start before setup" in error["message"]
+    finally:
+        set_up_device(device, setup)
+        server.ask("setup", "ready", **setup, data={"address": "127.0.0.1", "port": port})
 
 
 def test_server_killed_in_a_run(
