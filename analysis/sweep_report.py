@@ -139,9 +139,14 @@ def prediction(sweep: Sweep) -> str:
     sizes = sorted(abs(error) for error in found)
     return (
         f"{len(sweep.cells)} cells were run, {len(found)} candidates in all: measured lies "
-        f"{percent(median(sizes))} from predicted in the median and {percent(sizes[-1])} at worst "
-        f"(signed median {number(median(found) * 100)} %)."
+        f"{percent(median(sizes))} from predicted in the median, {percent(_p90(sizes))} in the "
+        f"90th percentile and {percent(sizes[-1])} at worst (signed median "
+        f"{number(median(found) * 100)} %)."
     )
+
+
+def _p90(sizes: list[float]) -> float:
+    return quantiles(sizes, n=10, method="inclusive")[-1] if len(sizes) > 1 else sizes[0]
 
 
 def doubts(sweep: Sweep) -> list[str]:
@@ -173,7 +178,7 @@ def _summary(sweep: Sweep, tables: list[Table]) -> dict[str, Any]:
         "prediction": prediction(sweep),
         "prediction_error": {
             "median": _plain(median(sizes)) if sizes else None,
-            "p90": _plain(quantiles(sizes, n=10)[-1]) if len(sizes) > 1 else None,
+            "p90": _plain(_p90(sizes)) if sizes else None,
             "max": _plain(max(sizes)) if sizes else None,
             "n": len(sizes),
         },

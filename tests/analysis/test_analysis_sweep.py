@@ -156,7 +156,7 @@ def test_crossovers_shares_and_gains_agree(folder: Path) -> None:
 def test_report_tells_doubts_the_answer_and_every_number(folder: Path) -> None:
     page, summary = write_sweep_report(folder)
     assert errors(load_sweep(folder)) == [pytest.approx(0.1)]
-    assert summary["prediction_error"] == {"median": 0.1, "p90": None, "max": 0.1, "n": 1}
+    assert summary["prediction_error"] == {"median": 0.1, "p90": 0.1, "max": 0.1, "n": 1}
     assert json.loads((folder / "report/summary.json").read_text()) == summary
     assert any("batch 4" in doubt and "budget" in doubt for doubt in summary["doubts"])
     assert any("local ×1.25" in doubt for doubt in summary["doubts"])
