@@ -15,8 +15,8 @@ from testbed.hosts.environment import Environment, read_environment
 from testbed.units import format_size
 
 PYTHON_MINIMUM = (3, 10)
-# The oldest tried: head and tail equalled the whole on eight networks of eight families. An operator
-# that a torch lacks is told when it reads the archive.
+# The oldest tried: head and tail equalled the whole on eight networks. An operator that a torch
+# lacks is told when it reads the archive.
 TORCH_MINIMUM = (2, 2)
 DISK_MINIMUM_BYTES = 500_000_000
 
