@@ -8,6 +8,7 @@ from analysis import accounting, bins, metrics
 from analysis.dataset import Dataset
 from analysis.formats import number
 from analysis.hindsight import choice_costs
+from analysis.outliers import outlier_tables
 from analysis.policies import KINDS, policy_label, split_label
 from analysis.tables import (
     POLICY,
@@ -44,6 +45,7 @@ def condition_tables(data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame)
         _transfers(data, queries),
         _traffic(queries),
         _accuracy(queries),
+        *outlier_tables(queries),
     ]
     return [table for table in made if len(table.frame)]
 
