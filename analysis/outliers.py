@@ -70,9 +70,10 @@ def _counts(queries: pd.DataFrame, judged: pd.DataFrame) -> Table:
     return Table(
         "outliers",
         "What is cut, and what stands out",
-        "Warm-up: the first queries of every run, as many as run.warmup_queries says, are in no "
-        f"figure; first {_FIRST} ÷ usual: the median of the first {_FIRST} after them, near 1 "
-        "where it was long enough. Outliers: a query's time, less what the link explains at the rates "
+        "Warm-up: the first queries of every run, as many as run.warmup_queries says, and those "
+        "during which a policy says that it still settles, are in no figure; first "
+        f"{_FIRST} ÷ usual: the median of the first {_FIRST} after it, near 1 where it was long "
+        "enough. Outliers: a query's time, less what the link explains at the rates "
         f"set, is over {FAR_MADS:.0f} median absolute deviations (MAD) from the median of the "
         "policy's queries with that split. They are in every figure; the mean without them says "
         "how much they weigh.",
