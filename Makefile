@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 export TESTBED_MAY_INSTALL := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage netem fleet bench clean
+.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage netem fleet bench bench-link clean
 
 help:  ## list the targets, in the order of the work
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo "  settings: EXPERIMENT=$(EXPERIMENT) INVENTORY=$(INVENTORY) PIP_ARGS=  PYTHON=$(PYTHON)"
 
 setup: $(VENV)/.installed $(VENV)/.sshd  ## make .venv, install the pinned dependencies, see to sshd
@@ -62,8 +62,11 @@ bench: setup  ## time the wire, the decision, encodings and splitting; writes be
 	$(BIN)/python -m tests.bench.encode
 	$(BIN)/python -m tests.bench.split
 
+bench-link: setup  ## replay a trace under greedy UDP seven times: what the link carried, how late
+	$(BIN)/python -m tests.bench.fidelity
+
 clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json bench-fidelity.json bench-fidelity.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything is pinned to one version; PIP_ARGS can name an index with another build of torch.

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from pyroute2 import IPRoute
 
 from testbed.errors import TestbedError
 from testbed.link import ingress, offload, qdisc
+from testbed.link.ahead import Ahead
 from testbed.link.state import State, add_routes, differences, read_link, read_state
 from testbed.link.tree import ROOT_HANDLE, Tree
 
@@ -20,9 +24,10 @@ class ShapedInterface:
         takes_seed: whether the kernel took the seed; None where there is none.
     """
 
-    def __init__(self, ipr: IPRoute, tree: Tree) -> None:
+    def __init__(self, ipr: IPRoute, ahead: Ahead, tree: Tree) -> None:
         """Look only: nothing is changed. Raises UserError for a foreign root or no interface."""
         self._ipr = ipr
+        self._ahead = ahead
         self.tree = tree
         self.index = qdisc.find_interface(ipr, tree.interface)
         self.takes_seed: bool | None = None
@@ -59,32 +64,45 @@ class ShapedInterface:
         self.tree = tree
         self.takes_seed = qdisc.check_leaf(self._ipr, self._shaped_index, tree)
 
-    def set_rate(self, rate_bps: int) -> None:
-        """Change the class's rate, which ends an outage; queue and tokens stay."""
+    def to_rate(self, rate_bps: int) -> Callable[[], None]:
+        """Another rate of the class, which ends an outage; queue and tokens stay.
+
+        All that can be done ahead is done; the rate is in force once the result has been called,
+        which is to be before anything else is changed here.
+        """
         tree = self.tree.with_rate(rate_bps)
-        qdisc.change_rate(self._ipr, self._shaped_index, tree)
-        self.tree = tree
-        if self._dropping:
-            qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=False)
-            self._dropping = False
-        if tree.outage == "down":
-            self._bring_up()
+        request = qdisc.encode_rate(self._ahead, self._shaped_index, tree)
 
-    def hold(self, left_ns: int) -> None:
-        """Let nothing pass for so long; called again and again, it ends when the last call says.
+        def act() -> None:
+            qdisc.change_rate(self._ahead, tree, request)
+            self.tree = tree
+            if self._dropping:
+                qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=False)
+                self._dropping = False
+            if tree.outage == "down":
+                self._bring_up()
 
-        In the outage ``drop`` what is queued, and what comes, is lost; in ``down`` the interface
-        is down.
+        return act
+
+    def to_hold(self, left_ns: int) -> Callable[[], None]:
+        """Let nothing pass for so long; done again and again, it ends when the last one says.
+
+        As :meth:`to_rate`, it begins once the result is called. In the outage ``drop`` what is
+        queued, and what comes, is lost; in ``down`` the interface is down.
         """
         if self.tree.outage == "down":
-            self._ipr.link("set", index=self._shaped_index, state="down")
-            return
+            return partial(self._ipr.link, "set", index=self._shaped_index, state="down")
         tree = self.tree.held(left_ns)
-        qdisc.change_rate(self._ipr, self._shaped_index, tree)
-        self.tree = tree
-        if tree.outage == "drop" and not self._dropping:
-            self._dropping = True
-            qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=True)
+        request = qdisc.encode_rate(self._ahead, self._shaped_index, tree)
+
+        def act() -> None:
+            qdisc.change_rate(self._ahead, tree, request)
+            self.tree = tree
+            if tree.outage == "drop" and not self._dropping:
+                self._dropping = True
+                qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=True)
+
+        return act
 
     def _bring_up(self) -> None:
         if self._ipr.get_links(self._shaped_index)[0]["state"] == "down":

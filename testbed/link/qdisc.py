@@ -18,6 +18,7 @@ from pyroute2.netlink.rtnl.tcmsg.common import tick_in_usec
 
 from testbed.errors import TestbedError, UserError
 from testbed.link import netem_options
+from testbed.link.ahead import Ahead
 from testbed.link.tree import (
     CLASS_HANDLE,
     DROP_HANDLE,
@@ -145,10 +146,16 @@ def swap_leaf(ipr: IPRoute, index: int, tree: Tree, *, dropping: bool) -> None:
             _set_leaf(ipr, "replace", index, tree)
 
 
-def change_rate(ipr: IPRoute, index: int, tree: Tree) -> None:
+def encode_rate(ahead: Ahead, index: int, tree: Tree) -> bytes:
+    """The request that sets the class to the tree's rate, for :func:`change_rate`."""
+    _set_class(ahead.batch, "change-class", index, tree)
+    return ahead.take()
+
+
+def change_rate(ahead: Ahead, tree: Tree, request: bytes) -> None:
     """Set the class to the tree's rate; a class that has vanished is an error, not made again."""
     with asking_kernel(f"{tree.interface}: change the rate"):
-        _set_class(ipr, "change-class", index, tree)
+        ahead.send(request)
 
 
 def _set_class(ipr: IPRoute, command: str, index: int, tree: Tree) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from testbed.errors import UserError
 
@@ -176,18 +176,39 @@ def timeline(schedules: Mapping[str, Schedule], sample_interval_ns: int) -> Iter
     return heapq.merge(*streams, key=attrgetter("t_ns"))
 
 
-def replay(
-    events: Iterator[Event], t0_ns: int, now_ns: Callable[[], int], wait: Callable[[float], bool]
-) -> Iterator[Event]:
-    """Yield each event once its time has come, until they end or the wait is cut short.
+@dataclass(frozen=True)
+class Moment:
+    """What is due at one time: each event with what is left to do for it then."""
 
-    ``wait(seconds)`` returns True as soon as the replay is to stop (``threading.Event.wait``); it
-    is asked before every event, so a replay that has fallen behind stops at once too.
+    t_ns: int
+    planned: tuple[tuple[Event, Callable[[], Any]], ...]
+
+
+def moments(
+    events: Iterator[Event], prepare: Callable[[Event], Callable[[], Any]]
+) -> Iterator[Moment]:
+    """Events of one time together, in their order, each prepared as its moment is taken."""
+    for t_ns, together in groupby(events, key=attrgetter("t_ns")):
+        yield Moment(t_ns, tuple((event, prepare(event)) for event in together))
+
+
+Due = TypeVar("Due", Event, Moment)
+
+
+def replay(
+    due: Iterator[Due], t0_ns: int, now_ns: Callable[[], int], wait: Callable[[float], bool]
+) -> Iterator[Due]:
+    """Yield each once its time has come, until they end or the wait is cut short.
+
+    The next one is taken before the waiting for it begins: what its iterator does to prepare it is
+    done ahead. ``wait(seconds)`` returns True as soon as the replay is to stop
+    (``threading.Event.wait``); it is asked before every one, so a replay that has fallen behind
+    stops at once too.
     """
-    for event in events:
+    for one in due:
         left_ns = 1
         while left_ns > 0:
-            left_ns = t0_ns + event.t_ns - now_ns()
+            left_ns = t0_ns + one.t_ns - now_ns()
             if wait(max(0, left_ns) / 1e9):
                 return
-        yield event
+        yield one

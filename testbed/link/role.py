@@ -5,17 +5,29 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import IPRoute
 
 from testbed.control import Control, Message
 from testbed.errors import GroupError, UserError
 from testbed.link import host, modules
+from testbed.link.ahead import Ahead
 from testbed.link.guard import Guard
 from testbed.link.interface import ShapedInterface
 from testbed.link.realtime import real_time
-from testbed.link.replay import Change, Event, Hold, Schedule, replay, schedule_from_json, timeline
+from testbed.link.replay import (
+    Event,
+    Hold,
+    Sample,
+    Schedule,
+    moments,
+    replay,
+    schedule_from_json,
+    timeline,
+)
 from testbed.link.state import State
 from testbed.link.tree import render_tc, tree_from_json
 
@@ -29,6 +41,7 @@ class LinkRole:
         self._control = control
         self._environ = environ
         self._ipr: IPRoute | None = None
+        self._ahead: Ahead | None = None
         self._shaped: dict[str, ShapedInterface] = {}
         self._schedules: dict[str, Schedule] = {}
         self._guard = Guard()
@@ -71,14 +84,16 @@ class LinkRole:
         interfaces = [tree.interface for tree in trees.values()]
         if len(set(interfaces)) != len(interfaces):
             raise UserError(f"link: expected one interface a direction, got {interfaces}")
-        if self._ipr is None:
-            self._ipr = IPRoute()
+        if self._ipr is None or self._ahead is None:
+            self._ipr, self._ahead = IPRoute(), Ahead()
         whole = [tree.interface for tree in trees.values() if tree.flow is None]
         host.refuse_management_path(self._ipr, whole, self._environ)
         self._guard.claim(interfaces, message.get("owner", "somebody who gave no name"))
         try:
             # All are looked at before the first is changed: a refusal leaves nothing half done.
-            shaped = {name: ShapedInterface(self._ipr, tree) for name, tree in trees.items()}
+            shaped = {
+                name: ShapedInterface(self._ipr, self._ahead, tree) for name, tree in trees.items()
+            }
             self._guard.arm(shaped.values())
         except BaseException:
             self._guard.release()
@@ -119,7 +134,7 @@ class LinkRole:
             if replace(side.tree, rate_bps=tree.rate_bps, hold_ns=0) != tree:
                 side.reshape(tree)
         for name, schedule in schedules.items():
-            self._shaped[name].set_rate(schedule.first_bps)
+            self._shaped[name].to_rate(schedule.first_bps)()
         self._schedules = schedules
         self._control.send("started", counters=self._counters())
 
@@ -127,19 +142,20 @@ class LinkRole:
         if not self._schedules:
             raise UserError("link: nothing to replay: start comes before go")
         schedules, self._schedules = self._schedules, {}
-        t0_ns = time.monotonic_ns()
+        planned = moments(timeline(schedules, SAMPLE_INTERVAL_NS), self._action)
+        planned = chain([next(planned)], planned)  # the first is prepared before the start
+        t0_ns, used_ns = time.monotonic_ns(), time.process_time_ns()
         self._control.send("went", t0_ns=t0_ns)
         late_ns: list[int] = []
-        events = timeline(schedules, SAMPLE_INTERVAL_NS)
         stopping = self._control.stopping
         with real_time() as is_real_time:
-            for event in replay(events, t0_ns, time.monotonic_ns, stopping.wait):
-                record = self._act(event, t0_ns)
-                if record is None:
-                    continue
-                if "late_ns" in record:
-                    late_ns.append(record["late_ns"])
-                self._control.record("link", record)
+            for moment in replay(planned, t0_ns, time.monotonic_ns, stopping.wait):
+                # Told only when all are done: no direction waits for another's record.
+                records = [self._act(*one, t0_ns) for one in moment.planned]
+                for record in filter(None, records):
+                    if "late_ns" in record:
+                        late_ns.append(record["late_ns"])
+                    self._control.record("link", record)
         stopping.wait()  # where every schedule ends in "stop", the last rates stay until told
         self._control.send(
             "done",
@@ -148,27 +164,27 @@ class LinkRole:
             late_p99_ns=percentile_99_ns(late_ns),
             late_max_ns=max(late_ns, default=None),
             real_time=is_real_time,
+            cpu_ns=time.process_time_ns() - used_ns,
             shaped={s.tree.interface: s.state() for s in self._shaped.values()},
         )
 
-    def _act(self, event: Event, t0_ns: int) -> Message | None:
+    def _action(self, event: Event) -> Callable[[], Any]:
         side = self._shaped[event.direction]
+        if isinstance(event, Sample):
+            return side.counters
         if isinstance(event, Hold):
-            side.hold(event.left_ns)
-            return None
-        if not isinstance(event, Change):
-            sample = side.counters()
-            return {
-                "direction": event.direction,
-                "t_ns": time.monotonic_ns(),
-                "sample": sample,
-            }
+            return side.to_hold(event.left_ns)
+        return side.to_hold(event.outage_ns) if event.outage_ns else side.to_rate(event.rate_bps)
+
+    def _act(self, event: Event, action: Callable[[], Any], t0_ns: int) -> Message | None:
         begun_ns = time.monotonic_ns()
-        if event.outage_ns:
-            side.hold(t0_ns + event.t_ns + event.outage_ns - begun_ns)
-        else:
-            side.set_rate(event.rate_bps)
+        result = action()
         applied_ns = time.monotonic_ns()  # the kernel has acknowledged: in force from here at last
+        if isinstance(event, Hold):
+            return None
+        if isinstance(event, Sample):
+            return {"direction": event.direction, "t_ns": applied_ns, "sample": result}
+        side = self._shaped[event.direction]
         planned_ns = t0_ns + event.t_ns
         outage = {"outage": side.tree.outage, "outage_ns": event.outage_ns}
         return {
@@ -214,9 +230,10 @@ class LinkRole:
             if self._shaped:
                 self._put_back()
         finally:
-            if self._ipr is not None:
-                self._ipr.close()
-                self._ipr = None
+            for opened in (self._ipr, self._ahead):
+                if opened is not None:
+                    opened.close()
+            self._ipr = self._ahead = None
 
 
 def percentile_99_ns(values_ns: list[int]) -> int | None:

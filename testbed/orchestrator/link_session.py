@@ -70,15 +70,20 @@ class LinkSession(Session):
         if self._verifies:
             super()._measure_unshaped()
 
-    def go(self) -> None:
-        """Start the schedules in every direction; records come to ``on_record``."""
+    def go(self) -> dict[str, Any]:
+        """Start the schedules in every direction; what each link role says of its start.
+
+        Records come to ``on_record``.
+        """
         schedules = next(iter(self.plan.schedules.values()))
         for name, sides in self.link_roles.items():
             wanted = {side: schedule_json(schedules[side]) for side in sides}
             message = {"type": "start", "run_id": "link", "schedules": wanted}
             self.roles[name].request(message, "started", ANSWER_TIMEOUT_S)
-        for name in self.link_roles:
-            self.roles[name].request({"type": "go"}, "went", ANSWER_TIMEOUT_S)
+        return {
+            name: self.roles[name].request({"type": "go"}, "went", ANSWER_TIMEOUT_S)
+            for name in self.link_roles
+        }
 
     def stop(self) -> dict[str, Any]:
         """End the schedules; what each link role says of them."""

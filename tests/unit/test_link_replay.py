@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
@@ -13,6 +14,7 @@ from testbed.link.replay import (
     Hold,
     Sample,
     Schedule,
+    moments,
     replay,
     schedule_from_json,
     timeline,
@@ -97,6 +99,23 @@ def test_lateness_does_not_accumulate() -> None:
             clock.t_ns += 65 * MS  # the machine was taken away in the middle of the second change
     # Due at 0, 30, 50, 80, 100, 130 ms; back at 95 ms: two come late, the next is on time again.
     assert late_ns == [0, 0, 45 * MS, 15 * MS, 0, 0]
+
+
+def test_what_is_due_together_is_prepared_ahead_and_in_order() -> None:
+    clock, prepared_ns = Clock(), []
+
+    def prepare(event: Event) -> Callable[[], int]:
+        prepared_ns.append(clock.t_ns)
+        return clock.now_ns
+
+    schedules = {"u": steps("stop"), "d": steps("stop")}
+    due = moments(timeline(schedules, NEVER_NS), prepare)
+    acted = [
+        (moment.t_ns // MS, [(event.direction, act()) for event, act in moment.planned])
+        for moment in replay(due, 0, clock.now_ns, clock.wait)
+    ]
+    assert acted == [(0, [("u", 0), ("d", 0)]), (30, [("u", 30 * MS), ("d", 30 * MS)])]
+    assert prepared_ns == [0, 0, 0, 0]
 
 
 def test_no_event_comes_before_its_time_when_the_wait_ends_early() -> None:
