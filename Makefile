@@ -42,8 +42,8 @@ bottlenecks: setup  ## compare the split points of many networks on one page
 paper-grid: setup  ## the paper's sweep, coarse: predicted over the grid, measured in some cells
 	$(BIN)/testbed sweep experiments/paper-grid.yaml -i $(INVENTORY)
 
-matrix: setup  ## dynamic against every static choice and the clairvoyant one, 45 minutes
-	$(BIN)/testbed run experiments/dynamic-vs-static.yaml -i $(INVENTORY)
+matrix: setup  ## dynamic against every static choice and the clairvoyant one, 45 minutes (TRACE=FILE: a link of yours)
+	$(BIN)/testbed run experiments/dynamic-vs-static.yaml -i $(INVENTORY) $(if $(TRACE),--trace recorded=$(TRACE))
 
 matrix-quick: setup  ## the same in six minutes
 	$(BIN)/testbed run experiments/dynamic-vs-static-quick.yaml -i $(INVENTORY)

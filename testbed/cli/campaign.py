@@ -35,8 +35,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     from testbed.orchestrator.plan import check_fleets, chosen, make_plan, schedule_json
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
-    if args.trials is not None:
-        experiment = _with_trials(experiment, args.trials)
+    experiment = _as_asked(experiment, args)
     traces = load_traces(experiment)
     whole = make_plan(experiment, prepare(experiment.model).table, traces)
     made = chosen(whole, args.only)
@@ -127,16 +126,26 @@ def _inputs(args: argparse.Namespace) -> tuple[Experiment, dict[str, str]]:
         files = {"experiment": str(args.experiment)}
         experiment = load_experiment(args.experiment)
     files["inventory"] = str(args.inventory or files.get("inventory", LOCAL_INVENTORY))
-    if args.trials is not None:
-        experiment = _with_trials(experiment, args.trials)
-    return experiment, files
+    return _as_asked(experiment, args), files
 
 
-def _with_trials(experiment: Experiment, trials: int) -> Experiment:
-    if trials < 1:
-        raise UserError(f"--trials: expected 1 or more, got {trials}")
-    repeated = experiment.run.model_copy(update={"trials": trials})
+def _as_asked(experiment: Experiment, args: argparse.Namespace) -> Experiment:
+    """The experiment with what the command line changes of it."""
+    for link, file in args.trace:
+        experiment = experiment.with_uplink_trace(link, file)
+    if args.trials is None:
+        return experiment
+    if args.trials < 1:
+        raise UserError(f"--trials: expected 1 or more, got {args.trials}")
+    repeated = experiment.run.model_copy(update={"trials": args.trials})
     return experiment.model_copy(update={"run": repeated})
+
+
+def _link_trace(text: str) -> tuple[str, Path]:
+    link, equals, file = text.partition("=")
+    if not link or not equals or not file:
+        raise argparse.ArgumentTypeError(f"expected LINK=FILE, got {text!r}")
+    return link, Path(file)
 
 
 def _tell_campaign(campaign: Campaign, failure: str | None, out: Output) -> int:
@@ -222,6 +231,14 @@ def add_verbs(verbs: Any) -> None:
         default = None if action is run else LOCAL_INVENTORY
         verb.add_argument("-i", "--inventory", type=Path, default=default)
         verb.add_argument("--trials", type=int, help="instead of the experiment's own")
+        verb.add_argument(
+            "--trace",
+            action="append",
+            default=[],
+            type=_link_trace,
+            metavar="LINK=FILE",
+            help="let a link's uplink follow this bandwidth trace instead (may be repeated)",
+        )
         verb.add_argument(
             "--only",
             action="append",

@@ -233,6 +233,21 @@ class Experiment(Strict):
                     raise ValueError(f"fleets.{fleet}.{device}: {error}") from error
         return self
 
+    def with_uplink_trace(self, link: str, file: Path) -> Experiment:
+        """The same with a link's uplink following another bandwidth trace.
+
+        Raises UserError where there is no such link or file, or where the link's rate is constant:
+        its name says so.
+        """
+        found = self.links.get(link)
+        if found is None or found.uplink.trace is None:
+            known = ", ".join(n for n, spec in self.links.items() if spec.uplink.trace) or "none"
+            raise UserError(f"--trace: {link}: no link with a trace; those with one are {known}")
+        uplink = found.uplink.model_copy(update={"trace": _found_file("--trace", file)})
+        return self.model_copy(
+            update={"links": {**self.links, link: found.model_copy(update={"uplink": uplink})}}
+        )
+
     def policy_of(self, policy: str, device: str) -> str:
         """What a device runs under a policy: itself, or what its fleet gives that device."""
         if not policy.startswith(FLEET):
@@ -266,15 +281,14 @@ def load_experiment(path: Path) -> Experiment:
         for side in ("uplink", "downlink"):
             spec: DirectionSpec = getattr(link, side)
             if spec.trace is not None:
-                trace = (path.parent / spec.trace).resolve()
-                if not trace.is_file():
-                    raise UserError(f"{path}: links.{name}.{side}.trace: no such file: {trace}")
+                key = f"{path}: links.{name}.{side}.trace"
+                trace = _found_file(key, path.parent / spec.trace)
                 spec = spec.model_copy(update={"trace": trace})
             directions[side] = spec
         links[name] = link.model_copy(update=directions)
     loads = {
         name: load.model_copy(
-            update={"trace": _found(path, f"loads.{name}.trace", path.parent / load.trace)}
+            update={"trace": _found_file(f"{path}: loads.{name}.trace", path.parent / load.trace)}
         )
         if load.trace
         else load
@@ -295,7 +309,7 @@ def _found_inputs(path: Path, inputs: str) -> str:
     return f"images:{folder}"
 
 
-def _found(path: Path, key: str, file: Path) -> Path:
+def _found_file(asked: str, file: Path) -> Path:
     if not file.is_file():
-        raise UserError(f"{path}: {key}: no such file: {file.resolve()}")
+        raise UserError(f"{asked}: no such file: {file.resolve()}")
     return file.resolve()

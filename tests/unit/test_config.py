@@ -189,6 +189,19 @@ def test_candidates_may_be_numbers(tmp_path) -> None:
     assert load(load_experiment, document, tmp_path).candidates == ("2", "5")
 
 
+def test_a_link_may_follow_a_trace_of_ones_own(tmp_path) -> None:
+    matrix = load_experiment(ROOT / "experiments" / "dynamic-vs-static.yaml")
+    own = tmp_path / "own.up"
+    own.write_text("1\n2\n")
+    changed_to = matrix.with_uplink_trace("recorded", own).links["recorded"]
+    assert changed_to.uplink.trace == own
+    assert changed_to.downlink == matrix.links["recorded"].downlink
+    with pytest.raises(UserError, match=r"--trace: low: no link with a trace; .*recorded"):
+        matrix.with_uplink_trace("low", own)
+    with pytest.raises(UserError, match=r"--trace: no such file: .*absent"):
+        matrix.with_uplink_trace("recorded", tmp_path / "absent.up")
+
+
 def test_missing_trace_is_named(tmp_path) -> None:
     document = changed(EXPERIMENT, "links/slow/uplink", {"trace": "nowhere.csv"})
     with pytest.raises(UserError, match=r"links\.slow\.uplink\.trace: no such file"):
