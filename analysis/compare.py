@@ -12,11 +12,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import bins, metrics
+from analysis.compare_page import write_pages
 from analysis.dataset import Dataset, load_dataset
 from analysis.documents import Document
-from analysis.figures.compare import draw_comparison
-from analysis.figures.style import Drawing, save, style
-from analysis.formats import number, percent_ranged
+from analysis.figures.style import palette
 from analysis.policies import policy_label, split_of
 from analysis.replay import with_floor
 from testbed.errors import UserError
@@ -154,7 +153,7 @@ def differences(a: Campaign, b: Campaign) -> pd.DataFrame:
 
 
 def compare(folders: Sequence[Path], out: Path, force: bool) -> dict[str, Any]:
-    """Compare campaigns with the first; writes ``comparison.{md,csv,pdf,png}`` into ``out``.
+    """Compare campaigns with the first; writes ``comparison.{html,md,csv,pdf,png}`` into ``out``.
 
     Raises UserError naming every obstacle, unless forced; then the label stands in each output.
     """
@@ -172,14 +171,11 @@ def compare(folders: Sequence[Path], out: Path, force: bool) -> dict[str, Any]:
     if not len(frame):
         raise UserError("not comparable: no policy under a condition that both have run")
     out.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out / "comparison.csv", index=False)
-    with style():
-        save(Drawing("comparison", "Comparison", "", draw_comparison(frame)), out)
-    label = [f"FORCED, not comparable: {obstacle}" for obstacle in found]
     told = [_told(campaign.data, campaign.name) for campaign in campaigns]
-    (out / "comparison.md").write_text(_markdown(frame, label, told))
+    environments = {campaign.name: campaign.data.environments for campaign in campaigns}
+    write_pages(frame, found, told, environments, palette(first.data), out)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    return {"forced": label, "campaigns": told, "differences": records, "out": str(out)}
+    return {"forced": found, "campaigns": told, "differences": records, "out": str(out)}
 
 
 def _short_names(folders: Sequence[Path]) -> list[str]:
@@ -195,28 +191,9 @@ def _told(data: Dataset, name: str) -> dict[str, Any]:
         "model": data.experiment.get("model", {}).get("name"),
         "revision": source.get("revision"),
         "hosts": hosts,
+        "runs": len(data.runs),
+        "valid": sum(run.validity == "valid" for run in data.runs),
     }
-
-
-def _markdown(frame: pd.DataFrame, label: list[str], told: list[dict[str, Any]]) -> str:
-    lines = ["# Comparison", "", *(f"**{line}**\n" for line in label)]
-    lines += [f"- {c['name']}: {c['model']}, source {c['revision'] or 'unknown'}" for c in told]
-    lines += ["", "| link | load | policy | A | B | A ms | B ms | B takes more |", "|---" * 8 + "|"]
-    for row in frame.to_dict("records"):
-        ends = (row["difference_low"], row["difference_high"])
-        shown = percent_ranged(row["difference"], *ends)
-        policy = policy_label(row["policy"])
-        means = f"{number(row['mean_a_ms'])} | {number(row['mean_b_ms'])}"
-        lines.append(
-            f"| {row['link']} | {row['load']} | {policy} | {row['a']} | {row['b']} | {means} "
-            f"| {shown.text} {shown.aside} |"
-        )
-    lines += [
-        "",
-        "In brackets: 95 % intervals, the same moments of the trace redrawn for both.",
-        "",
-    ]
-    return "\n".join(lines)
 
 
 def headline_holds(frame: pd.DataFrame) -> bool:

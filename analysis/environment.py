@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.documents import Document, read_document
 from analysis.formats import ABSENT, Cell, known, number, yes_no
-from analysis.tables import Column, Table
+from analysis.tables import Column, Table, text
 
 Value = str | float | bool | None
 Read = Callable[[Document], Value]
@@ -25,11 +25,20 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Fact:
-    """One thing that a host says of itself; ``unit`` is empty for words and plain counts."""
+    """One thing that a host says of itself; ``unit`` is empty for words and plain counts.
+
+    What ``moves`` is another at every moment, and tells no two hosts apart.
+    """
 
     title: str
     unit: str
     read: Read
+    moves: bool = False
+
+    @property
+    def titled(self) -> str:
+        """The title with its unit."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
 
 
 def _at(path: str, scale: float | None = None) -> Read:
@@ -62,6 +71,16 @@ def _role(key: str) -> Read:
     return read
 
 
+def _limit(key: str) -> Read:
+    """A limit of the host's CPUs, ``all`` where it is recorded that there is none."""
+
+    def read(document: Document) -> Value:
+        told = document.get("cpu_limit")
+        return None if told is None else told[key] or "all"
+
+    return read
+
+
 def _roles(document: Document) -> Value:
     return ", ".join(document.get("roles", {})) or None
 
@@ -78,18 +97,20 @@ FACTS: dict[str, Fact] = {
     "machine": Fact("architecture", "", _at("machine")),
     "cpu_model": Fact("CPU", "", _at("cpu_model")),
     "cpu_count": Fact("CPUs", "", _at("cpu_count")),
-    "cpus": Fact("CPUs allowed", "", _at("cpu_limit/cpus")),
-    "cpuset": Fact("CPUs allowed, which", "", _at("cpu_limit/cpuset")),
+    "cpus": Fact("CPUs allowed", "", _limit("cpus")),
+    "cpuset": Fact("CPUs allowed, which", "", _limit("cpuset")),
     "cpu_capability": Fact("vector instructions used", "", _role("cpu_capability")),
     "governor": Fact("governor", "", _at("governor")),
-    "frequency": Fact("frequency", "GHz", _at("frequency_hz", 1e9)),
+    "frequency": Fact("frequency", "GHz", _at("frequency_hz", 1e9), moves=True),
     "frequency_min": Fact("frequency, least", "GHz", _at("frequency_min_hz", 1e9)),
     "frequency_max": Fact("frequency, most", "GHz", _at("frequency_max_hz", 1e9)),
-    "celsius": Fact("temperature", "°C", _at("celsius")),
-    "busy": Fact("CPU in use before the run", "%", _at("busy_share", 0.01)),
+    "celsius": Fact("temperature", "°C", _at("celsius"), moves=True),
+    "busy": Fact("CPU in use before the run", "%", _at("busy_share", 0.01), moves=True),
     "memory": Fact("memory", "GB", _at("memory_bytes", 1e9)),
-    "memory_available": Fact("memory available", "GB", _at("memory_available_bytes", 1e9)),
-    "disk_free": Fact("disk free", "GB", _at("disk_free_bytes", 1e9)),
+    "memory_available": Fact(
+        "memory available", "GB", _at("memory_available_bytes", 1e9), moves=True
+    ),
+    "disk_free": Fact("disk free", "GB", _at("disk_free_bytes", 1e9), moves=True),
     "gpus": Fact("GPU, driver", "", _at("gpus")),
     "accelerator": Fact("accelerator asked for", "", _at("accelerator")),
     "python": Fact("Python", "", _at("python")),
@@ -150,7 +171,7 @@ def environment_tables(
             "At the start of the first run; behind an arrow what it was at the end of the last, "
             "where that differs. Everything recorded is in environment.HOST.json of every run.",
             pd.DataFrame(rows),
-            (("fact", _titled), *(_column(host) for host in started)),
+            (("fact", text("title")), *(_column(host) for host in started)),
             style="facts",
         )
     ]
@@ -160,7 +181,7 @@ def _row(
     key: str, started: Mapping[str, Document], finished: Mapping[str, Document]
 ) -> dict[str, Any] | None:
     fact = FACTS[key]
-    row: dict[str, Any] = {"fact": key, "title": fact.title, "unit": fact.unit}
+    row: dict[str, Any] = {"fact": key, "title": fact.titled, "unit": fact.unit}
     for host, document in started.items():
         row[host] = first = fact.read(document)
         last = fact.read(ended(finished[host]))
@@ -169,19 +190,16 @@ def _row(
     return row if told else None
 
 
-def _titled(row: dict[str, Any]) -> str:
-    return f"{row['title']}, {row['unit']}" if row["unit"] else str(row["title"])
-
-
 def _column(host: str) -> Column:
     def show(row: dict[str, Any]) -> Cell:
         last = row[f"{host} at the end"]
-        return Cell(_shown(row[host]), "" if _shown(last) == ABSENT else f"→ {_shown(last)}")
+        return Cell(shown(row[host]), "" if shown(last) == ABSENT else f"→ {shown(last)}")
 
     return host, show
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A fact's value as people read it."""
     if isinstance(value, bool):
         return yes_no(value)
     if isinstance(value, str):

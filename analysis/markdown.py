@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+from analysis.figures.style import Drawing
 from analysis.formats import Cell
 from analysis.summary import Section
 from analysis.tables import Table
 
 
 def markdown(
-    name: str, summary: dict[str, Any], sections: list[Section], tables: list[Table]
+    name: str,
+    summary: dict[str, Any],
+    sections: list[Section],
+    tables: list[Table],
+    shared: list[Drawing],
 ) -> str:
-    """Verdict, answer, every table and a link to every figure."""
-    verdict = summary["verdict"]
-    lines = [f"# {name}", "", "VALID" if verdict["trusted"] else "NOT TO BE TRUSTED:", ""]
-    lines += [f"- {reason}" for reason in verdict["reasons"]]
-    lines += ["", summary["answer"], ""]
+    """Verdict, notes, answer, every table, and a link to every figure and its data."""
+    reasons = summary["verdict"]["reasons"]
+    verdict = "VALID" if summary["verdict"]["trusted"] else "NOT TO BE TRUSTED:"
+    lines = [f"# {name}", "", verdict, "", *(f"- {reason}" for reason in reasons), ""]
+    if notes := summary["doubts"][len(reasons) :]:
+        lines += ["To bear in mind:", "", *(f"- {note}" for note in notes), ""]
+    lines += [summary["answer"], ""]
     for section in sections:
-        lines += [f"## {section.title}", ""]
-        for table in section.tables:
-            lines += _table(table)
-        for drawing in section.drawings:
-            lines += [f"![{drawing.title}](figures/{drawing.name}.png)", "", drawing.caption, ""]
-    lines += ["## Campaign", ""]
+        lines += [f"## {section.heading}", ""]
+        if len(sections) > 1:
+            lines += [section.answer, ""]
+        lines += _shown(section.tables, section.drawings)
+    return "\n".join([*lines, "## The whole campaign", "", *_shown(tables, shared)])
+
+
+def _shown(tables: list[Table], drawings: list[Drawing]) -> Iterator[str]:
+    for drawing in drawings:
+        path = f"figures/{drawing.name}"
+        yield from (f"### {drawing.title}", "", f"![{drawing.title}]({path}.png)", "")
+        yield from (f"{drawing.caption} [CSV]({path}.csv), [PDF]({path}.pdf)", "")
     for table in tables:
-        lines += _table(table)
-    return "\n".join(lines)
+        yield from table_lines(table)
 
 
-def _table(table: Table) -> list[str]:
+def table_lines(table: Table) -> list[str]:
+    """A table under its title, with its note."""
     rows = [[_cell(cell) for cell in row] for row in table.cells]
     head = [f"| {' | '.join(table.header)} |", "|---" * len(table.header) + "|"]
     body = [f"| {' | '.join(row)} |" for row in rows]

@@ -65,7 +65,7 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n")
-    (folder / "report.md").write_text(markdown(data.name, summary, sections, tables))
+    (folder / "report.md").write_text(markdown(data.name, summary, sections, tables, shared))
     for kind in ("queries", "changes", "samples", "load", "server"):
         frame: pd.DataFrame = getattr(data, kind)
         frame.to_parquet(folder / "records" / f"{kind}.parquet", index=False)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import GREY, new_figure, split_colours
-from analysis.policies import policy_label, split_of
+from analysis.figures.style import GREY, new_figure
+from analysis.policies import policy_label
 
 
-def draw_comparison(frame: pd.DataFrame) -> Figure:
-    """A dot a policy and condition, right of zero where B took longer."""
+def draw_comparison(frame: pd.DataFrame, colours: Mapping[str, str]) -> Figure:
+    """A dot a policy and condition, right of zero where B took longer; grey without a colour."""
     rows = frame.to_dict("records")
     figure = new_figure(0.34 * len(rows) + 1.2)
     axes = figure.subplots()
     axes.axvline(0, color=GREY, linewidth=1)
-    colours = split_colours({split_of(str(row["policy"])) or "dynamic" for row in rows})
     for place, row in enumerate(reversed(rows)):
-        colour = colours[split_of(str(row["policy"])) or "dynamic"]
+        colour = colours.get(str(row["policy"]), GREY)
         ends = [100 * row["difference_low"], 100 * row["difference_high"]]
         axes.plot(ends, [place, place], color=colour, linewidth=2)
         axes.plot(100 * row["difference"], place, "o", color=colour)
@@ -29,5 +30,5 @@ def draw_comparison(frame: pd.DataFrame) -> Figure:
     ]
     axes.set_yticks(range(len(rows)), labels)
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("B took longer than A by, %")
+    axes.set_xlabel(f"{'took' if several else 'B took'} longer than A by, %")
     return figure

@@ -45,8 +45,9 @@ def compare(args: argparse.Namespace, out: Output) -> int:
     if len(args.campaigns) < 2:
         raise UserError("compare: expected two campaigns or more, got one")
     found = compared(args.campaigns, args.out, args.force)
-    table = Path(found["out"]) / "comparison.md"
-    out.document(found, lambda: print(f"{table.read_text()}\ncomparison: {table}"))
+    page = Path(found["out"]) / "comparison.html"
+    words = page.with_suffix(".md")
+    out.document(found, lambda: print(f"{words.read_text()}\ncomparison: {page}"))
     return 1 if found["forced"] else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,8 +26,30 @@ def test_a_known_difference_is_found_with_its_interval(tmp_path: Path) -> None:
     assert row["difference_low"] - 1e-9 <= 0.2 <= row["difference_high"] + 1e-9
     (same,) = [r for r in found["differences"] if r["policy"] == "local"]
     assert same["difference"] == 0
-    for ending in ("md", "csv", "pdf", "png"):
+    for ending in ("html", "md", "csv", "pdf", "png"):
         assert (tmp_path / "out" / f"comparison.{ending}").stat().st_size
+
+
+def test_the_page_says_what_differs_and_what_was_not_the_same(tmp_path: Path) -> None:
+    a = made(tmp_path / "a", fixed_ms={"offload": 100.0})
+    b = made(tmp_path / "b", fixed_ms={"offload": 120.0})
+    for file in b.glob("*/environment.device.json"):
+        changed = {"cpu_model": "Faster CPU", "celsius": 70.0}
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changed}))
+    compare([a, b], tmp_path / "out", force=True)
+    html = (tmp_path / "out" / "comparison.html").read_text()
+    text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.S).split())
+    assert "Forced: these campaigns are not comparable" in text  # the files were changed
+    assert "the largest: offload on link wander took 20 % more in b than in a." in (
+        text.replace("\u00a0", " ")
+    )
+    assert "device CPU Example CPU Faster CPU" in text
+    assert "temperature" not in text.partition("What was not the same")[2].partition("apart.")[2]
+    assert not re.search(r"src=\"(?!data:)|href=\"(https?:)?//", html)
+    for link in re.findall(r"href=\"([^#\"]+)\"", html):
+        assert (tmp_path / "out" / link).is_file(), link
+    for anchor in re.findall(r"href=\"#([^\"]+)\"", html):
+        assert html.count(f'id="{anchor}"') == 1
 
 
 def test_the_same_campaign_reproduces_itself(tmp_path: Path) -> None:
@@ -42,6 +65,8 @@ def test_what_is_not_comparable_is_refused_or_labelled(tmp_path: Path) -> None:
         compare([a, b], tmp_path / "out", force=False)
     assert compare([a, b], tmp_path / "out", force=True)["forced"]
     assert "FORCED" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "Forced: these" in (tmp_path / "out" / "comparison.html").read_text()
+    assert "Comparable</h2>" not in (tmp_path / "out" / "comparison.html").read_text()
 
 
 def test_another_batch_is_an_obstacle_and_a_newer_key_is_not(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_page_is_self_contained_and_small(page: Path) -> None:
     for link in re.findall(r"href=\"([^#\"]+)\"", html):
         assert (page.parent / link).is_file(), link
     for anchor in re.findall(r"href=\"#([^\"]+)\"", html):
-        assert f'id="{anchor}"' in html
+        assert html.count(f'id="{anchor}"') == 1
 
 
 def test_page_shows_no_missing_value_and_no_long_number(page: Path) -> None:

@@ -1,0 +1,176 @@
+"""What a comparison found, as a page and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.documents import Document
+from analysis.environment import FACTS, shown
+from analysis.figures.compare import draw_comparison
+from analysis.figures.style import Drawing, style
+from analysis.formats import percent
+from analysis.markdown import table_lines
+from analysis.page import Entry, render, save_all
+from analysis.policies import policy_label
+from analysis.tables import Column, Row, Table, num, share_range, text
+
+Environments = Mapping[str, Mapping[str, Document]]
+
+
+def write_pages(
+    frame: pd.DataFrame,
+    forced: list[str],
+    told: list[dict[str, Any]],
+    environments: Environments,
+    colours: Mapping[str, str],
+    out: Path,
+) -> None:
+    """Write ``comparison.{html,md,csv,pdf,png}`` into a folder.
+
+    Args:
+        frame: the differences (:func:`analysis.compare.differences`).
+        forced: why the campaigns are not comparable; empty where they are.
+        told: each campaign's name and what it was made with.
+        environments: of each campaign, every host's document.
+        colours: of each policy, as the first campaign's report has them.
+        out: the folder.
+    """
+    caption = (
+        "Right of zero the second campaign took longer; where the line crosses zero the difference "
+        "may be chance."
+    )
+    with style():
+        drawing = Drawing(
+            "comparison", "How far apart", caption, draw_comparison(frame, colours), frame
+        )
+        image = save_all([drawing], out)[drawing.name]
+    tables = [_differences(frame), _campaigns(told), *_apart(environments)]
+    for table in tables:
+        if table.name != drawing.name:
+            table.frame.to_csv(out / f"{table.name}.csv", index=False)
+    names = [campaign["name"] for campaign in told]
+    links = [(f"table.{table.name}", table.title) for table in tables]
+    index = [
+        Entry(
+            "differences",
+            "Differences",
+            ((drawing.name, drawing.title),),
+            (links[0],),
+        ),
+        Entry("campaigns", "The campaigns", (), tuple(links[1:])),
+    ]
+    page = render(
+        "compare.html.j2",
+        names=names,
+        forced=forced,
+        answer=answer(frame),
+        index=index,
+        drawing=drawing,
+        image=image,
+        tables=tables,
+    )
+    (out / "comparison.html").write_text(page)
+    lines = ["# Comparison", "", *(f"**FORCED, not comparable: {line}**\n" for line in forced)]
+    lines += [answer(frame), "", f"![{drawing.title}](comparison.png)", "", caption, ""]
+    lines += [line for table in tables for line in table_lines(table)]
+    (out / "comparison.md").write_text("\n".join(lines))
+
+
+def answer(frame: pd.DataFrame) -> str:
+    """How many differences are beyond chance, and the largest of them."""
+    known = frame.dropna(subset=["difference_low", "difference_high"])
+    beyond = known[(known["difference_low"] > 0) | (known["difference_high"] < 0)]
+    told = (
+        f"{len(beyond)} of {len(frame)} differences are beyond chance (the 95 % interval leaves "
+        "out 0)"
+    )
+    if not len(beyond):
+        return f"{told}."
+    row = max(beyond.to_dict("records"), key=lambda row: abs(row["difference"]))
+    way = "more" if row["difference"] > 0 else "less"
+    return (
+        f"{told}; the largest: {policy_label(row['policy'])} on link {row['link']} took "
+        f"{percent(abs(row['difference']))} {way} in {row['b']} than in {row['a']}."
+    )
+
+
+def _differences(frame: pd.DataFrame) -> Table:
+    several = frame["b"].nunique() > 1
+    between: tuple[Column, ...] = (("compared", text("b")),) if several else ()
+    return Table(
+        "comparison",
+        "Mean latencies",
+        "Over the same moments of the trace; positive: the second campaign took longer.",
+        frame,
+        (
+            ("link", text("link")),
+            ("load", text("load")),
+            ("policy", lambda row: policy_label(row["policy"])),
+            *between,
+            ("A ms", num("mean_a_ms")),
+            (f"{'its' if several else 'B'} ms", num("mean_b_ms")),
+            (f"{'it' if several else 'B'} takes more", share_range("difference")),
+        ),
+        style="words",
+    )
+
+
+def _campaigns(told: Sequence[Mapping[str, Any]]) -> Table:
+    rows = [
+        {
+            **{key: campaign[key] for key in ("name", "model", "runs", "valid")},
+            "revision": campaign["revision"] or "unknown",
+            "hosts": "; ".join(f"{h}: {cpu}" for h, cpu in campaign["hosts"].items() if cpu),
+        }
+        for campaign in told
+    ]
+    return Table(
+        "campaigns",
+        "What was compared",
+        "Model, hosts and source may differ; A is the first.",
+        pd.DataFrame(rows),
+        (
+            ("campaign", text("name")),
+            ("model", text("model")),
+            ("runs", text("runs")),
+            ("of them valid", text("valid")),
+            ("source revision", lambda row: row["revision"][:12]),
+            ("CPUs", text("hosts")),
+        ),
+        style="facts",
+    )
+
+
+def _apart(environments: Environments) -> list[Table]:
+    """Facts that are not the same in every campaign, of hosts that bear the same name."""
+    names = list(environments)
+    hosts = dict.fromkeys(host for found in environments.values() for host in found)
+    rows = []
+    for host in hosts:
+        for key, fact in FACTS.items():
+            values = [fact.read(found.get(host, {})) for found in environments.values()]
+            if not fact.moves and len({v for v in values if v is not None}) > 1:
+                place = {"host": host, "fact": key, "title": fact.titled}
+                rows.append({**place, **dict(zip(names, values, strict=True))})
+    if not rows:
+        return []
+    columns: list[Column] = [("host", text("host")), ("fact", text("title"))]
+    columns += [(name, _fact(name)) for name in names]
+    return [
+        Table(
+            "apart",
+            "What was not the same",
+            "Of hosts that bear the same name; what always moves (temperature, free memory) apart.",
+            pd.DataFrame(rows),
+            tuple(columns),
+            style="facts",
+        )
+    ]
+
+
+def _fact(campaign: str) -> Callable[[Row], str]:
+    return lambda row: shown(row[campaign])
