@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from testbed.config import Experiment, Inventory
 from testbed.errors import TestbedError, UserError
 from testbed.model.cache import Prepared, prepare
 from testbed.orchestrator.choosing import check_loads, load_message, policy_message, user_policies
-from testbed.orchestrator.fingerprint import alike_devices, find_profile, profile_key
+from testbed.orchestrator.conditions import Conditions, Told
 from testbed.orchestrator.inputs import (
     keep,
     keep_environment,
@@ -20,6 +19,8 @@ from testbed.orchestrator.inputs import (
     real_pictures,
 )
 from testbed.orchestrator.ledger import Ledger
+from testbed.orchestrator.link_proof import prove_link
+from testbed.orchestrator.listener import Listener
 from testbed.orchestrator.plan import (
     DIRECTIONS,
     Plan,
@@ -28,9 +29,8 @@ from testbed.orchestrator.plan import (
     chosen,
     make_plan,
 )
-from testbed.orchestrator.profile import profile_from_records
-from testbed.orchestrator.profiling import cycle_conditions, cycle_run, describe_profile
-from testbed.orchestrator.run import Conditions, Told, execute
+from testbed.orchestrator.profile_due import profiles_of_each
+from testbed.orchestrator.run import execute
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import (
     RunFolder,
@@ -50,22 +50,6 @@ _SESSIONS_IN_VAIN = 1
 
 class SessionLost(TestbedError):
     """A role ended in the middle of a campaign: a host is gone, or it crashed."""
-
-
-class Listener(Protocol):
-    """What the person at the terminal is told while a campaign runs."""
-
-    def stage(self, text: str) -> None:
-        """A step of the set-up begins."""
-
-    def run_started(self, planned: PlannedRun, total: int) -> None:
-        """A run begins."""
-
-    def record(self, role: str, file: str, record: dict[str, Any]) -> None:
-        """A record of the run in progress; called from a reader thread."""
-
-    def run_finished(self, planned: PlannedRun, manifest: dict[str, Any]) -> None:
-        """A run ended."""
 
 
 def load_traces(experiment: Experiment) -> dict[str, BandwidthTrace]:
@@ -202,7 +186,7 @@ class Campaign:
 
     def _verify_link(self, session: Session) -> None:
         self.listener.stage("verify: the link carries what it is asked to")
-        check = session.verify_link()
+        check = prove_link(session)
         write_json(self.folder / "link_verification.json", check.document)
         if check.faults and not self.allow_unverified:
             record = self.folder / "link_verification.json"
@@ -218,7 +202,7 @@ class Campaign:
         self._write_trees("shaped", session)
         self.listener.stage("verify: split equals whole over the wire")
         write_json(self.folder / "verify.json", verify(session))
-        profiles = self._profiles(session)
+        profiles = profiles_of_each(session, self._run_one, self.listener.stage)
         for planned in self.ledger.due():
             again = True
             while again:
@@ -260,54 +244,6 @@ class Campaign:
             step_ns=link.step,
             congestion_control=link.congestion_control,
         )
-
-    def _profiles(self, session: Session) -> dict[str, tuple[str, dict[str, Any]]]:
-        """Each device role's host and profile: kept, measured in this campaign, or of its like."""
-        path = self.folder / "profile.json"
-        if not path.exists():
-            write_json(path, self._new_profiles(session))
-        document = read_kept(path)
-        of_each: dict[str, Any] = document.get("devices", {})
-        return {
-            role: (host, of_each.get(host, document)) for role, host in session.device_roles.items()
-        }
-
-    def _new_profiles(self, session: Session) -> dict[str, Any]:
-        """The document of the first device's profile; ``devices`` holds all, where several are."""
-        if len(session.device_roles) == 1:
-            kept = find_profile(profile_key(session), self.experiment.batch)
-            if kept is None:
-                return self._measure_profile(session, "device")
-            path, profile = kept
-            self.listener.stage(f"profile: reused from {path}; its key is this campaign's")
-            return {**profile, "reused": str(path)}
-        likes = alike_devices(session)
-        measured: dict[str, Any] = {}
-        for role, host in session.device_roles.items():
-            if likes[host] == host:
-                measured[host] = self._measure_profile(session, role)
-        found = {host: {**measured[like], "measured_on": like} for host, like in likes.items()}
-        return {**next(iter(found.values())), "devices": found}
-
-    def _measure_profile(self, session: Session, role: str) -> dict[str, Any]:
-        """Every candidate in the rhythm of a run, at a constant rate, on one device."""
-        experiment, spec = self.experiment, self.experiment.profile
-        conditions = cycle_conditions(experiment, spec.rate, spec.queries, role)
-        name = role.replace("device", "profile", 1)
-        planned = cycle_run(experiment, name, experiment.batch, experiment.seed)
-        manifest = self._run_one(session, planned, conditions)
-        if manifest["state"] == "interrupted":
-            raise KeyboardInterrupt
-        if manifest["state"] != "complete":
-            raise TestbedError(f"profile: {'; '.join(manifest['reasons'])}")
-        lines = (self.folder / name / "queries.jsonl").read_text().splitlines()
-        profile = profile_from_records(
-            map(json.loads, lines), candidates=self.plan.candidates, up_bps=spec.rate
-        )
-        told = describe_profile(
-            experiment, self.prepared.archive_sha256, experiment.batch, spec.rate
-        )
-        return profile | told
 
 
 def refuse_other_model(folder: Path, archive_sha256: str) -> None:

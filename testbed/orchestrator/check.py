@@ -24,6 +24,7 @@ from testbed.hosts.preflight import Finding, judge, shaping_hosts
 from testbed.hosts.role import RoleProcess
 from testbed.orchestrator.campaign import load_traces
 from testbed.orchestrator.link_plan import needs_netem
+from testbed.orchestrator.link_proof import prove_link
 from testbed.orchestrator.link_session import LinkSession
 from testbed.orchestrator.plan import make_schedules
 
@@ -147,7 +148,7 @@ def _check_link(
             LinkSession(experiment, inventory, folder, stage, verifies=True, lab_id=lab_id)
         )
         stage("link: UDP, TCP and round trips over the shaped path")
-        found = session.verify_link()
+        found = prove_link(session)
         session.restore_link()
     for fault in found.faults:
         what, _, text = fault.partition(": ")

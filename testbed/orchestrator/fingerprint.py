@@ -11,6 +11,7 @@ from typing import Any
 
 import testbed
 from testbed.errors import UserError
+from testbed.orchestrator.evidence import environments
 from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.session import Session
 from testbed.records import SCHEMA_VERSION, sha256_file, write_json
@@ -28,10 +29,9 @@ def profile_key(session: Session) -> dict[str, Any]:
     """Everything that must be the same for a profile to be used again, readable as it is."""
     experiment, prepared = session.experiment, session.prepared
     assert prepared is not None, "a profile is of a model"
-    environments, pictures = session.environments(), session.folder / PICTURES
+    found, pictures = environments(session), session.folder / PICTURES
     hosts = {
-        role: _facts_of(session, environments, session.host_of(role))
-        for role in ("device", "server")
+        role: _facts_of(session, found, session.host_of(role)) for role in ("device", "server")
     }
     return {
         "archive_sha256": prepared.archive_sha256,
@@ -49,20 +49,20 @@ def profile_key(session: Session) -> dict[str, Any]:
 
 
 def _facts_of(
-    session: Session, environments: Mapping[str, Mapping[str, Any]], host: str
+    session: Session, found: Mapping[str, Mapping[str, Any]], host: str
 ) -> dict[str, Any]:
     spec = session.inventory.hosts[host]
-    facts = {fact: environments[host][fact] for fact in _HOST_FACTS}
+    facts = {fact: found[host][fact] for fact in _HOST_FACTS}
     return {**facts, "threads": spec.threads, "accelerator": spec.accelerator}
 
 
 def alike_devices(session: Session) -> dict[str, str]:
     """Each device's host to the first one that is its like, and whose profile serves for both."""
-    environments = session.environments()
+    found = environments(session)
     firsts: dict[str, str] = {}
     likes = {}
     for host in session.device_roles.values():
-        facts = {**_facts_of(session, environments, host), "hostname": None}
+        facts = {**_facts_of(session, found, host), "hostname": None}
         likes[host] = firsts.setdefault(json.dumps(facts, sort_keys=True), host)
     return likes
 

@@ -26,7 +26,7 @@ Lines = list[dict[str, Any]]
 class LinkSession(Session):
     """The link roles of an inventory's hosts, and no others; in a lab that is up, or a fresh one.
 
-    ``verifies``: measure the path before it is shaped, for :meth:`verify_link` later.
+    ``verifies``: measure the path before it is shaped, for :func:`prove_link` later.
     """
 
     def __init__(

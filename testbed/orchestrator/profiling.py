@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,10 +12,11 @@ from testbed.config import Experiment
 from testbed.config.load_spec import LoadSpec
 from testbed.errors import TestbedError
 from testbed.orchestrator.choosing import load_message
+from testbed.orchestrator.conditions import Conditions, Told
 from testbed.orchestrator.fingerprint import profile_key
 from testbed.orchestrator.plan import DIRECTIONS, PlannedRun
 from testbed.orchestrator.profile import drift, profile_from_records, tails_under_load, widest
-from testbed.orchestrator.run import Conditions, Told, execute
+from testbed.orchestrator.run import execute
 from testbed.orchestrator.session import OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.traces.trace import Schedule
@@ -69,6 +70,15 @@ def cycle_run(experiment: Experiment, run_id: str, batch: int, seed: int) -> Pla
     )
 
 
+def cycle_records(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The records of such a run; TestbedError, or KeyboardInterrupt, where it is not complete."""
+    if manifest["state"] == "interrupted":
+        raise KeyboardInterrupt
+    if manifest["state"] != "complete":
+        raise TestbedError(f"{folder.name}: {'; '.join(manifest['reasons'])}")
+    return [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+
+
 def describe_profile(
     experiment: Experiment, archive_sha256: str, batch: int, rate_bps: int
 ) -> dict[str, Any]:
@@ -111,11 +121,7 @@ class Profiler:
         path = self._folder / name
         with RunFolder(path) as folder:
             manifest = execute(self.session, planned, conditions, folder, self._on_record)
-        if manifest["state"] == "interrupted":
-            raise KeyboardInterrupt
-        if manifest["state"] != "complete":
-            raise TestbedError(f"{name}: {'; '.join(manifest['reasons'])}")
-        return [json.loads(line) for line in (path / "queries.jsonl").read_text().splitlines()]
+        return cycle_records(path, manifest)
 
     def measure(self, batches: tuple[int, ...]) -> dict[str, Any]:
         """The profile document of all batch sizes.

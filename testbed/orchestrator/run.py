@@ -4,59 +4,23 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 from testbed.errors import GroupError, TestbedError
 from testbed.hosts.connection import each
-from testbed.model.table import LOCAL, OFFLOAD
 from testbed.orchestrator.carried import carried_reasons
 from testbed.orchestrator.choosing import query_rules
+from testbed.orchestrator.conditions import Conditions
+from testbed.orchestrator.evidence import clocks, environments
 from testbed.orchestrator.plan import PlannedRun, schedule_json
 from testbed.orchestrator.session import START_TIMEOUT_S, STOP_TIMEOUT_S, OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.orchestrator.validity import judge, unexplained
-from testbed.traces.trace import Schedule
 
 _CHECK_INTERVAL_S = 1.0
 _WATCH_S = 0.5  # before a run, for what else keeps the hosts busy
-
-
-@dataclass(frozen=True)
-class Told:
-    """What one device decides by."""
-
-    policy: dict[str, Any]
-    profile: dict[str, Any] | None
-
-    @property
-    def chooses(self) -> bool:
-        """Whether it goes by the profile; what a fixed choice measures holds whatever that says."""
-        name: str = self.policy["name"]
-        return name not in (LOCAL, OFFLOAD) and not name.startswith("static:")
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the roles are told for one run, beyond the plan.
-
-    Attributes:
-        devices: the device roles that take part.
-    """
-
-    schedules: Mapping[str, Schedule]
-    devices: Mapping[str, Told]
-    load: dict[str, Any] | None  # the load role's ``start``; None without load
-    step_ns: int
-    congestion_control: str | None
-
-    @property
-    def foretold(self) -> bool:
-        """Whether a profile is to foretell the run: several devices slow each other."""
-        told = list(self.devices.values())
-        return len(told) == 1 and told[0].chooses
 
 
 def execute(
@@ -114,10 +78,10 @@ class _Run:
         self.not_ok_due_ns: dict[str, list[int]] = {role: [] for role in conditions.devices}
         self.off_predicted: dict[str, list[float]] = {}
         self.link_records: list[dict[str, Any]] = []
-        self.environments = session.environments(_WATCH_S)
+        self.environments = environments(session, _WATCH_S)
         for host, found in self.environments.items():
             folder.write(f"environment.{host}.json", found)
-        self.clock_before = {host: asdict(c) for host, c in session.clocks().items()}
+        self.clock_before = {host: asdict(c) for host, c in clocks(session).items()}
         schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
         told = {"schedules": schedules, "server_load": conditions.load}
         folder.write("plan.json", {**asdict(planned), **told})
@@ -222,7 +186,7 @@ class _Run:
     def finish(self, state: str, reasons: list[str]) -> dict[str, Any]:
         session = self.session
         try:
-            after = {host: asdict(c) for host, c in session.clocks().items()}
+            after = {host: asdict(c) for host, c in clocks(session).items()}
         except GroupError as error:
             after = {host: asdict(clock) for host, clock in error.results.items()}
             reasons.append(str(error))
@@ -274,7 +238,7 @@ class _Run:
     ) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         """Each host before and after; what changed goes into its file as ``after``."""
         try:
-            ends = self.session.environments()
+            ends = environments(self.session)
         except TestbedError as error:
             reasons.append(f"environment: {error}")
             return {}

@@ -16,6 +16,7 @@ from testbed.hosts.connection import each
 from testbed.model.cache import prepare
 from testbed.orchestrator.fingerprint import store_profile
 from testbed.orchestrator.inputs import keep_pictures, real_pictures
+from testbed.orchestrator.link_proof import prove_link
 from testbed.orchestrator.plan import make_plan
 from testbed.orchestrator.profiling import Profiler, Say, closed_loop
 from testbed.orchestrator.session import Session
@@ -110,7 +111,7 @@ def _open(
 def _verify(session: Session, folder: Path, say: Say) -> None:
     """Split equals whole, and the link; a link that is not true is told and kept, not refused."""
     say("verify: the link, and that split equals whole over it")
-    check = session.verify_link()
+    check = prove_link(session)
     write_json(folder / "link_verification.json", check.document)
     for fault in check.faults:
         say(f"unverified: {fault}")

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from testbed.orchestrator.campaign import Listener
+from testbed.orchestrator.listener import Listener
 from testbed.orchestrator.plan import PlannedRun
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from testbed.errors import TestbedError, UserError
 from testbed.framing import serialisation_ns
+from testbed.orchestrator.conditions import Conditions, Told
 from testbed.orchestrator.fingerprint import find_profile, read_profile, store_profile
 from testbed.orchestrator.profile import (
     drift,
@@ -21,7 +22,6 @@ from testbed.orchestrator.profile import (
     tails_under_load,
     widest,
 )
-from testbed.orchestrator.run import Conditions, Told
 from testbed.records import write_json
 
 CANDIDATES = ("offload", "3", "local")

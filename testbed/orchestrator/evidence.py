@@ -1,0 +1,47 @@
+"""What every host is and was doing at a moment of a campaign, and where its clock stands."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from testbed.hosts.clock import ClockOffset, measure_offset
+from testbed.hosts.connection import each
+from testbed.hosts.environment import read_environment
+from testbed.orchestrator.session import Session
+
+
+def clocks(session: Session) -> dict[str, ClockOffset]:
+    """Offset and bound of every host to the orchestrator, measured now."""
+    roles = {session.host_of(name): role for name, role in session.roles.items()}
+    return each("clocks", {host: partial(measure_offset, role) for host, role in roles.items()})
+
+
+def environments(session: Session, watch_s: float = 0.0) -> dict[str, dict[str, Any]]:
+    """What every host is, and the state it is in now, with its roles' greetings.
+
+    With ``watch_s`` every host is watched for so long, while nothing of ours runs there.
+    """
+    ask = partial(read_environment, watch_s=watch_s)
+    read = each("environment", {h: partial(ask, c) for h, c in session.connections.items()})
+    found: dict[str, dict[str, Any]] = {host: asdict(e) for host, e in read.items()}
+    for name, role in session.roles.items():
+        found[session.host_of(name)].setdefault("roles", {})[name] = role.hello
+        told = session.ready.get(name, {}).get("engine")
+        if told is not None:
+            found[session.host_of(name)]["engine"] = told
+    for host, spec in session.inventory.hosts.items():
+        found[host]["threads"] = spec.threads
+        found[host]["accelerator"] = spec.accelerator
+        found[host]["cpu_limit"] = {
+            "cpus": spec.cpus,
+            "cpuset": spec.cpuset,
+            "not_applied": session.limits.get(host),
+        }
+    for name in session.link_roles:
+        found[session.host_of(name)]["shaping"] = session.shaping.place
+    router = session.inventory.host_of("link")
+    if session.lab is not None and router is not None:
+        found[router]["router_kind"] = session.lab.router_kind
+    return found

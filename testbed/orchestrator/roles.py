@@ -1,0 +1,31 @@
+"""Which role runs on which host, by the inventory. Pure."""
+
+from __future__ import annotations
+
+from testbed.config import Inventory
+from testbed.config.inventory import RoleName
+from testbed.errors import UserError
+
+
+def device_roles(inventory: Inventory) -> dict[str, str]:
+    """Device role names to their hosts: ``device``, and ``device-<host>`` for each further."""
+    first, *others = inventory.hosts_of("device")
+    return {"device": first, **{f"device-{host}": host for host in others}}
+
+
+def host_of(inventory: Inventory, role: str) -> str:
+    """The host that runs a role (``link-device`` runs on the device's host)."""
+    if role in (devices := device_roles(inventory)):
+        return devices[role]
+    wanted = role.removeprefix("link-")
+    host = inventory.host_of(wanted)  # type: ignore[arg-type]
+    if host is None and wanted == "load":
+        host = inventory.host_of("server")
+    if host is None:
+        raise UserError(f"inventory: no host has the role {wanted}; add it to a host's roles")
+    return host
+
+
+def kind_of(role: str) -> RoleName:
+    """What the process of a role is: ``link`` for ``link-device``."""
+    return role.partition("-")[0]  # type: ignore[return-value]
