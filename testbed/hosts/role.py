@@ -96,7 +96,9 @@ class RoleProcess:
     def send(self, message: Message) -> None:
         """Send one message; raises HostError when the role has ended."""
         if message["type"] == "start":
-            self._run_id = message["run_id"]
+            with self._changed:
+                self._run_id = message["run_id"]
+                self._forget_earlier()
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
             with self._sending:  # a long message goes in pieces; nothing may come between them
@@ -242,8 +244,16 @@ class RoleProcess:
         elif kind == "hello":
             self._greeted = True
         with self._changed:
+            if kind == "started":
+                self._forget_earlier()
             self._inbox.append(message)
             self._changed.notify_all()
+
+    def _forget_earlier(self) -> None:
+        """What was said before a start and that nobody waited for: the same run's try before."""
+        for message in [m for m in self._inbox if m.get("run_id") is not None]:
+            self._inbox.remove(message)
+            self._log.write(f"late word of an earlier try: {json.dumps(message)}\n".encode())
 
     def _keep(self, message: Message) -> None:
         try:

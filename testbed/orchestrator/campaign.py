@@ -44,7 +44,7 @@ from testbed.records import MANIFEST, write_json
 from testbed.traces.formats import load_trace
 from testbed.traces.trace import BandwidthTrace
 
-# A session that ends this often without a finished run will not get better.
+# Sessions lost this often on end without a complete run: one more will not get better.
 _SESSIONS_IN_VAIN = 1
 
 
@@ -158,11 +158,11 @@ class Campaign:
         """Run all that is due; a session that is lost is opened again while runs get done."""
         in_vain = 0
         while self.ledger.due():
-            done = len(self.ledger.states)
+            done = self.ledger.done
             try:
                 self._sit()
             except SessionLost as error:
-                in_vain = 0 if len(self.ledger.states) > done else in_vain + 1
+                in_vain = 0 if self.ledger.done > done else in_vain + 1
                 if in_vain > _SESSIONS_IN_VAIN:
                     raise
                 self.listener.stage(f"hosts: lost ({error}); connecting again")

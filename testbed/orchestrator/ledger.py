@@ -70,6 +70,11 @@ class Ledger:
             self.degraded[run.run_id] = list(manifest["reasons"])
 
     @property
+    def done(self) -> int:
+        """How many runs are complete."""
+        return sum(state == "complete" for state in self.states.values())
+
+    @property
     def complete(self) -> bool:
         """Whether every planned run is complete."""
         return all(self.states.get(run.run_id) == "complete" for run in self.plan.runs)

@@ -52,6 +52,7 @@ def execute(
     session.on_record = keep
     state, reasons = "complete", []
     try:
+        run.describe()
         run.measure()
     except KeyboardInterrupt:
         state = "interrupted"
@@ -78,16 +79,21 @@ class _Run:
         self.not_ok_due_ns: dict[str, list[int]] = {role: [] for role in conditions.devices}
         self.off_predicted: dict[str, list[float]] = {}
         self.link_records: list[dict[str, Any]] = []
-        self.environments = environments(session, _WATCH_S)
-        for host, found in self.environments.items():
-            folder.write(f"environment.{host}.json", found)
-        self.clock_before = {host: asdict(c) for host, c in clocks(session).items()}
-        schedules = {side: schedule_json(s) for side, s in conditions.schedules.items()}
-        told = {"schedules": schedules, "server_load": conditions.load}
-        folder.write("plan.json", {**asdict(planned), **told})
+        self.environments: dict[str, dict[str, Any]] = {}
+        self.clock_before: dict[str, Any] = {}
+
+    def describe(self) -> None:
+        """Write what is to be run, and what the hosts are before it."""
+        schedules = {side: schedule_json(s) for side, s in self.conditions.schedules.items()}
+        told = {"schedules": schedules, "server_load": self.conditions.load}
+        self.folder.write("plan.json", {**asdict(self.planned), **told})
         for name in ("before", "shaped"):
-            tree = {role: session.ready[role][name] for role in session.link_roles}
-            folder.write(f"qdisc.{name}.json", tree)
+            tree = {role: self.session.ready[role][name] for role in self.session.link_roles}
+            self.folder.write(f"qdisc.{name}.json", tree)
+        self.environments = environments(self.session, _WATCH_S)
+        for host, found in self.environments.items():
+            self.folder.write(f"environment.{host}.json", found)
+        self.clock_before = {host: asdict(c) for host, c in clocks(self.session).items()}
 
     def measure(self) -> None:
         roles, run_id = self.session.roles, self.planned.run_id

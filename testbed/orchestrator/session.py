@@ -189,7 +189,7 @@ class Session(AbstractContextManager["Session"]):
             kind,
             deployed,
             log=self.folder / "logs" / f"{name}.log",
-            on_record=lambda role, file, record: self.on_record(role, file, record),
+            on_record=lambda kind, file, record: self.on_record(name, file, record),
             sudo=self.inventory.hosts[host].sudo and kind == "link",
         )
         self._stack.callback(role.close)

@@ -1,0 +1,85 @@
+"""A run, and a campaign of runs, that lose a host."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from testbed.errors import GroupError, HostError
+from testbed.hosts.role import RoleProcess
+from testbed.orchestrator import run as run_module
+from testbed.orchestrator.campaign import Campaign, SessionLost
+from testbed.orchestrator.conditions import Conditions
+from testbed.orchestrator.ledger import Ledger
+from testbed.orchestrator.plan import Plan, PlannedRun
+from testbed.orchestrator.run import execute
+from testbed.orchestrator.session import Session
+from testbed.orchestrator.store import RunFolder
+
+
+def planned(policy: str) -> PlannedRun:
+    return PlannedRun(f"l.none.{policy}.t0.abc", 0, "l", "none", policy, 0, 1, 1, 10**9)
+
+
+def test_a_host_lost_before_the_run_begins_fails_the_run_alone(tmp_path, monkeypatch) -> None:
+    def lost(*args: Any) -> None:
+        raise GroupError("environment", {"pi": HostError("pi", "the connection broke")})
+
+    monkeypatch.setattr(run_module, "environments", lost)
+    monkeypatch.setattr(run_module, "clocks", lost)
+    session: Any = SimpleNamespace(
+        link_roles={"link": ("uplink",)},
+        ready={"link": {"before": {}, "shaped": {}}},
+        link_check=SimpleNamespace(faults=[]),
+        experiment=SimpleNamespace(model_dump=lambda mode: {}),
+    )
+    conditions = Conditions({}, {}, None, 10**8, None)
+    with RunFolder(tmp_path / "run") as folder:
+        manifest = execute(session, planned("local"), conditions, folder, lambda *record: None)
+    assert manifest["state"] == "failed"
+    assert "the connection broke" in manifest["reasons"][0]
+    assert json.loads((tmp_path / "run" / "plan.json").read_text())["policy"] == "local"
+
+
+def test_sessions_in_which_no_run_gets_complete_come_to_an_end(tmp_path) -> None:
+    plan = Plan(tuple(planned(policy) for policy in "abcdefgh"), (), {})
+    campaign = Campaign.__new__(Campaign)
+    campaign.ledger = ledger = Ledger(tmp_path, plan, 0, {})
+    campaign.listener = SimpleNamespace(stage=lambda text: None)  # type: ignore[assignment]
+    sat = []
+
+    def sit() -> None:
+        run = ledger.due()[0]
+        sat.append(run.policy)
+        ledger.begin(run)
+        state = "complete" if run.policy == "b" else "failed"
+        ledger.ended(run, {"state": state, "validity": "valid", "disturbed": False, "reasons": []})
+        raise SessionLost("the device's process is killed each time")
+
+    campaign._sit = sit  # type: ignore[method-assign]
+    with pytest.raises(SessionLost):
+        campaign._sit_through()
+    assert sat == ["a", "b", "c", "d"]
+
+
+def test_records_of_a_further_device_are_told_from_the_firsts(monkeypatch, tmp_path: Path) -> None:
+    told: dict[str, Any] = {}
+
+    def start(connection: Any, kind: str, deployed: str, **rest: Any) -> Any:
+        told[kind] = rest["on_record"]
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr(RoleProcess, "start", start)
+    hosts = {"pi": SimpleNamespace(sudo=False), "nano": SimpleNamespace(sudo=False)}
+    inventory: Any = SimpleNamespace(hosts=hosts, hosts_of=lambda role: ("pi", "nano"))
+    session = Session(None, inventory, None, None, tmp_path, lambda text: None)  # type: ignore[arg-type]
+    session.connections = {"pi": None, "nano": None}  # type: ignore[dict-item]
+    heard = []
+    session.on_record = lambda role, file, record: heard.append(role)
+    session._start_role("device-nano", "/code")
+    told["device"]("device", "queries", {})
+    assert heard == ["device-nano"]
