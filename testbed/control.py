@@ -24,6 +24,8 @@ PROTOCOL_VERSION = 1
 # notice for hours, so a role takes this much silence for the end of stdin.
 ALIVE_INTERVAL_S = 5.0
 SILENCE_TIMEOUT_S = 30.0
+# How often a role whose words are not taken looks whether the orchestrator is gone.
+_LOOK_UP_S = 1.0
 Message = dict[str, Any]
 
 
@@ -39,6 +41,7 @@ class Control:
         self._source = source
         self._sink = sink
         self._lock = threading.Lock()
+        self._unheard = False
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         self.run_id: str | None = None  # of the run being handled; every message carries it
         self.stopping = threading.Event()
@@ -83,16 +86,29 @@ class Control:
         return self._inbox.get(timeout=timeout_s)
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send one message; an orchestrator that is gone is noticed by the reader, not here."""
+        """Send one message; an orchestrator that is gone is noticed by the reader, not here.
+
+        After its end nobody may read any more: a message that is not taken is then given up,
+        and so are all that follow, or a full pipe would keep the role alive.
+        """
         message = {"type": kind, "run_id": self.run_id, **fields}
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
             with self._lock:
-                self._sink.write(line)
-                self._sink.flush()
-        except (BrokenPipeError, ValueError):
+                self._write(line)
+        except (ConnectionError, ValueError):
+            self._unheard = True
             self.closed.set()
             self.stopping.set()
+
+    def _write(self, line: bytes) -> None:
+        """Write in pieces that a pipe with any room takes at once (pipe(7), ``PIPE_BUF``)."""
+        sink, rest = self._sink.fileno(), memoryview(line)
+        while rest and not self._unheard:
+            if select.select([], [sink], [], _LOOK_UP_S)[1]:
+                rest = rest[os.write(sink, rest[: select.PIPE_BUF]) :]
+            elif self.closed.is_set():
+                raise BrokenPipeError("nobody reads")
 
     def record(self, file: str, record: Message) -> None:
         """Send one record of the named file (``queries``, ``link``, ``load``, ``server``)."""

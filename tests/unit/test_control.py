@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from testbed.control import Control, serve
 from testbed.errors import UserError
@@ -66,3 +70,46 @@ def test_clock_is_answered_by_the_reader() -> None:
     (clock,) = (m for m in told if m["type"] == "clock")
     assert clock["n"] == 3
     assert clock["t_ns"] > 0
+
+
+@contextmanager
+def open_control() -> Iterator[tuple[Control, socket.socket, socket.socket]]:
+    """A control, and the far ends of its stdin and its stdout, which sshd makes of sockets."""
+    (stdin, source), (stdout, sink) = socket.socketpair(), socket.socketpair()
+    with stdin, source, stdout, sink, source.makefile("rb") as read, sink.makefile("wb") as write:
+        control = Control(read, write)
+        yield control, stdin, stdout
+        stdin.close()
+        assert control.closed.wait(10)
+
+
+def flood(control: Control) -> None:
+    for query in range(10_000):
+        control.record("queries", {"query": query, "padding": "x" * 300})
+
+
+def test_nobody_who_reads_holds_a_role_no_longer_than_its_stdin() -> None:
+    with open_control() as (control, stdin, _):
+        flooding = threading.Thread(target=flood, args=(control,), daemon=True)
+        flooding.start()
+        flooding.join(0.5)
+        assert flooding.is_alive()  # no room for more
+        stdin.close()  # a cut cable looks like this once the silence is over
+        flooding.join(10)
+        assert not flooding.is_alive()
+
+
+def test_messages_longer_than_a_pipe_come_whole() -> None:
+    text = "x" * 300_000
+    with open_control() as (control, _, stdout), stdout.makefile("rb") as read:
+        sending = threading.Thread(target=control.send, args=("long",), kwargs={"text": text})
+        sending.start()
+        assert json.loads(read.readline())["text"] == text
+        sending.join(10)
+
+
+def test_a_channel_that_is_reset_is_an_orchestrator_that_is_gone() -> None:
+    with open_control() as (control, _, stdout):
+        threading.Timer(0.3, stdout.close).start()
+        flood(control)
+        assert control.stopping.is_set()

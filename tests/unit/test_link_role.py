@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import pytest
@@ -18,14 +18,14 @@ from testbed.link.role import LinkRole
 
 def answers(*messages: dict[str, Any]) -> list[dict[str, Any]]:
     """All that the role says to these messages, after its greeting."""
-    sink = io.BytesIO()
     reading, writing = os.pipe()
-    with os.fdopen(reading, "rb") as source:
+    with os.fdopen(reading, "rb") as source, tempfile.TemporaryFile() as sink:
         with os.fdopen(writing, "wb") as orchestrator:
             orchestrator.writelines(json.dumps(m).encode() + b"\n" for m in messages)
         control = Control(source, sink)
         assert serve("link", control, LinkRole(control, {"SSH_CONNECTION": ""})) == 0
-    said = [json.loads(line) for line in sink.getvalue().splitlines()]
+        sink.seek(0)
+        said = [json.loads(line) for line in sink]
     assert said[0]["type"] == "hello"
     assert said[0]["role"] == "link"
     return said[1:]
