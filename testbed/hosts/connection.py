@@ -12,7 +12,7 @@ import shlex
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -196,6 +196,7 @@ def each(what: str, tasks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
     """
     with ThreadPoolExecutor(max_workers=max(1, len(tasks))) as pool:
         futures = {name: pool.submit(task) for name, task in tasks.items()}
+        wait(futures.values())  # interrupted here, the pool still waits
     outcomes = {name: future.exception() for name, future in futures.items()}
     if any(error is not None for error in outcomes.values()):
         good = {n: f.result() for n, f in futures.items() if outcomes[n] is None}

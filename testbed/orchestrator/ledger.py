@@ -89,12 +89,13 @@ class Ledger:
 
     def write(self, state: str) -> None:
         """Write ``campaign.json``."""
+        aside = Counter(path.name.rpartition(".a")[0] for path in _attempts(self.folder))
         runs = [
             {
                 **asdict(run),
                 "state": self.states.get(run.run_id),
                 "validity": self._validity.get(run.run_id),
-                "set_aside": len(list((self.folder / ATTEMPTS).glob(f"{run.run_id}.a*"))),
+                "set_aside": aside[run.run_id],
             }
             for run in self.plan.runs
         ]
@@ -102,3 +103,8 @@ class Ledger:
             self.folder / "campaign.json",
             {**self._facts, "state": state, "runs": runs, "candidates": self.plan.candidates},
         )
+
+
+def _attempts(folder: Path) -> list[Path]:
+    attempts = folder / ATTEMPTS
+    return list(attempts.iterdir()) if attempts.is_dir() else []

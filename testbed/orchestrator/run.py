@@ -60,7 +60,9 @@ def execute(
         state, reasons = "failed", [str(error)]
     try:
         run.stop()
-    except (TestbedError, KeyboardInterrupt) as error:
+    except KeyboardInterrupt:
+        state = "interrupted"
+    except TestbedError as error:
         reasons.append(f"stop: {error}")
         state = "failed" if state == "complete" else state
     return run.finish(state, reasons)

@@ -110,6 +110,14 @@ class LoadRole:
         generator = self._generator
         if generator is None:
             raise UserError("load: go before start; send start first")
+        try:
+            total = self._follow(generator)
+        finally:  # what is left of a load that failed must not be the next run's
+            self.close()
+        self._control.send("done", queries=total[0], cpu_ns=total[1])
+
+    def _follow(self, generator: Generator) -> list[int]:
+        """Hold the levels until the run is stopped; queries, and nanoseconds busy, in all."""
         generator.take()  # the calibration's
         begun_ns = before_ns = monotonic_ns()
         total = [0, 0]
@@ -129,8 +137,7 @@ class LoadRole:
             level, _ = self._steps.at(now_ns - begun_ns)
             generator.set_level(level, target_ns)
             before_ns = now_ns
-        self.close()
-        self._control.send("done", queries=total[0], cpu_ns=total[1])
+        return total
 
     def _report(
         self,

@@ -86,8 +86,12 @@ class BurnLoad:
         self.capacity = threads
         self._level: float | None = None
         self._burners = [Burner(kind) for _ in range(threads)]
-        for burner in self._burners:
-            burner.await_ready()
+        try:
+            for burner in self._burners:
+                burner.await_ready()
+        except TestbedError:
+            self.close()
+            raise
 
     def set_level(self, level: float, target_ns: int) -> None:
         """Hold a level; each process keeps to its own share, so nothing is steered here."""

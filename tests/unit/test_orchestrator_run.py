@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import pytest
 
 from testbed.errors import GroupError, HostError
+from testbed.hosts.connection import each
 from testbed.hosts.role import RoleProcess
 from testbed.orchestrator import run as run_module
 from testbed.orchestrator.campaign import Campaign, SessionLost
@@ -43,6 +48,35 @@ def test_a_host_lost_before_the_run_begins_fails_the_run_alone(tmp_path, monkeyp
     assert manifest["state"] == "failed"
     assert "the connection broke" in manifest["reasons"][0]
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["policy"] == "local"
+
+
+def test_an_interrupt_while_roles_stop_is_no_failure_to_go_on_from(tmp_path, monkeypatch) -> None:
+    def interrupt(run: Any) -> None:
+        raise KeyboardInterrupt
+
+    for step in ("describe", "measure"):
+        monkeypatch.setattr(run_module._Run, step, lambda run: None)
+    monkeypatch.setattr(run_module._Run, "stop", interrupt)
+    monkeypatch.setattr(run_module._Run, "finish", lambda run, state, reasons: {"state": state})
+    with RunFolder(tmp_path / "run") as folder:
+        session: Any = SimpleNamespace()
+        conditions = Conditions({}, {}, None, 10**8, None)
+        manifest = execute(session, planned("local"), conditions, folder, lambda *record: None)
+    assert manifest["state"] == "interrupted"
+
+
+def test_an_interrupt_waits_for_what_the_hosts_are_about() -> None:
+    ended = threading.Event()
+
+    def work() -> None:
+        time.sleep(0.6)
+        ended.set()
+
+    interrupting = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        each("work", {"pi": work})
+    assert ended.is_set()
 
 
 def test_sessions_in_which_no_run_gets_complete_come_to_an_end(tmp_path) -> None:
