@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from analysis.documents import Document
 
@@ -55,23 +56,22 @@ class Axis:
         cls,
         t0_ns: Mapping[str, int],
         clocks: Mapping[str, HostClock],
-        frames: Mapping[str, pd.DataFrame],
+        tables: Mapping[str, pa.Table],
     ) -> Axis:
         """The axis; a start that no manifest tells is taken from the first record."""
         starts: dict[str, float] = {role: float(t_ns) for role, t_ns in t0_ns.items()}
-        queries, changes = frames["queries"], frames["changes"]
-        first = {
-            "device": list(queries.loc[queries["kind"] != "warmup", "t_start_ns"]),
-            "load": list(frames["load"]["t_ns"]),
-            "server": list(frames["server"]["t_ns"]),
-        }
+        queries, link = tables["queries"], tables["link"]
+        begun = [queries.filter(pc.not_equal(queries["kind"], "warmup"))["t_start_ns"]]
+        times = {"device": begun, "load": [tables["load"]["t_ns"]]}
+        times["server"] = [tables["server"]["t_ns"]]
         for side in ("uplink", "downlink"):
-            planned = changes.loc[changes["direction"] == side, "t_planned_ns"].dropna()
+            planned = link.filter(pc.equal(link["direction"], side))["t_planned_ns"]
             role = "link" if "link" in clocks or "link" in starts else _SENDERS[side]
-            first[role] = [*first.get(role, []), *planned]
-        for role, times in first.items():
-            if times:
-                starts.setdefault(role, float(min(times)))
+            times.setdefault(role, []).append(planned)
+        for role, columns in times.items():
+            first = [t_ns for column in columns if (t_ns := pc.min(column).as_py()) is not None]
+            if first:
+                starts.setdefault(role, float(min(first)))
         return cls(starts, clocks)
 
     def link_role(self, side: str) -> str:
@@ -88,13 +88,12 @@ class Axis:
         """Whether the link's and the device's times are tied by measured clock offsets."""
         return "device" in self.clocks and self.link_role("uplink") in self.clocks
 
-    def seconds(self, role: str, t_ns: pd.Series) -> pd.Series:
-        """A role's times in seconds since the device began; NaN where nothing tells its start."""
+    def origin_ns(self, role: str) -> float:
+        """When the device began, by the role's own clock; NaN where nothing tells it."""
         device, other = self.clocks.get("device"), self.clocks.get(role)
-        origin_ns = self.t0_ns.get(role, float("nan"))
         if device is not None and other is not None and "device" in self.t0_ns:
-            origin_ns = self.t0_ns["device"] - device.offset_ns + other.offset_ns
-        return (t_ns - origin_ns) / 1e9
+            return self.t0_ns["device"] - device.offset_ns + other.offset_ns
+        return self.t0_ns.get(role, float("nan"))
 
 
 _SENDERS = {"uplink": "link-device", "downlink": "link-server"}

@@ -42,7 +42,7 @@ def parse_stream(path: Path, lines: bytes, columns: pa.Schema) -> tuple[pa.Table
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(whole),
-            read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES),
+            read_options=pyarrow.json.ReadOptions(block_size=_BLOCK_BYTES, use_threads=False),
             parse_options=pyarrow.json.ParseOptions(
                 explicit_schema=columns, unexpected_field_behavior="ignore"
             ),
