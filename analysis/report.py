@@ -52,13 +52,14 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         shared = link_drawings(data)
         drawings = [*(d for s in sections for d in s.drawings), *shared]
         images = save_all(drawings, folder / "figures")
-    tables = [*matrix_tables(data), *recovery_tables(data), *fleet_tables(data, queries)]
+    costs = costs_by_trial(judged)
+    tables = [*matrix_tables(data, costs), *recovery_tables(data), *fleet_tables(data, queries)]
     tables += campaign_tables(data, queries)
     tables += environment_tables(data.recorded, [run.folder.name for run in data.runs])
     transfers = stacked("transfers", sections)
     gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
     summary = summarise(data, sections, tables)
-    summary["matrix"] = plain_rows(matrix(data, costs_by_trial(judged)))
+    summary["matrix"] = plain_rows(matrix(data, costs))
     summary["answer"] = headline([s.answer for s in sections], gains)
     summary |= told_doubts(trust.doubts(data, queries, transfers))
     for name, rows in summary["tables"].items():

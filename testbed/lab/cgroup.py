@@ -17,6 +17,8 @@ from testbed.errors import UserError
 
 CONTROLLERS = ("cpu", "cpuset")
 _LEAST_QUOTA_US = 1000  # of the kernel
+# The kernel's greatest: within its quota a host goes before all else that the machine runs.
+_MOST_SHARES, _MOST_WEIGHT = "262144", "10000"
 _RELEASE_S = 5.0
 
 
@@ -139,8 +141,12 @@ def cpu_list(text: str) -> set[int]:
 def _quota_files(tree: Tree, cpus: float) -> dict[str, str]:
     period_us, quota_us = quota(cpus)
     if tree.version == 2:
-        return {"cpu.max": f"{quota_us} {period_us}"}
-    return {"cpu.cfs_period_us": str(period_us), "cpu.cfs_quota_us": str(quota_us)}
+        return {"cpu.max": f"{quota_us} {period_us}", "cpu.weight": _MOST_WEIGHT}
+    return {
+        "cpu.cfs_period_us": str(period_us),
+        "cpu.cfs_quota_us": str(quota_us),
+        "cpu.shares": _MOST_SHARES,
+    }
 
 
 def _pin(tree: Tree, name: str, cpuset: str) -> str | None:

@@ -18,6 +18,7 @@ from testbed.orchestrator.profiling import (
     describe_profile,
 )
 from testbed.orchestrator.session import Session
+from testbed.orchestrator.store import set_aside
 from testbed.records import write_json
 
 RunOne = Callable[[Session, PlannedRun, Conditions], dict[str, Any]]
@@ -60,7 +61,10 @@ def _new(session: Session, run_one: RunOne, say: Say) -> dict[str, Any]:
 
 
 def _measured(session: Session, run_one: RunOne, role: str) -> dict[str, Any]:
-    """Every candidate in the rhythm of a run, at a constant rate, on one device."""
+    """Every candidate in the rhythm of a run, at a constant rate, on one device.
+
+    One that was disturbed is measured again, as a run is: every policy would believe it.
+    """
     experiment, prepared = session.experiment, session.prepared
     assert prepared is not None, "a profile is of a model"
     spec = experiment.profile
@@ -68,6 +72,11 @@ def _measured(session: Session, run_one: RunOne, role: str) -> dict[str, Any]:
     name = role.replace("device", "profile", 1)
     planned = cycle_run(experiment, name, experiment.batch, experiment.seed)
     manifest = run_one(session, planned, conditions)
+    for _ in range(experiment.run.repeat_disturbed):
+        if not manifest["disturbed"]:
+            break
+        set_aside(session.folder / name)
+        manifest = run_one(session, planned, conditions)
     profile = profile_from_records(
         cycle_records(session.folder / name, manifest),
         candidates=session.plan.candidates,

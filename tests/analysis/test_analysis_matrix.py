@@ -20,6 +20,13 @@ LATENCIES = {
     ("high", "busy", "local"): [100, 100],
     ("high", "busy", "dynamic"): [125, 125],
 }
+COSTS = {
+    ("lte", "clairvoyant", 0): 0.0,
+    ("lte", "dynamic", 0): 0.03,
+    ("lte", "dynamic", 1): 0.05,
+    ("lte", "local", 0): 0.3,
+    ("lte", "static:3", 0): 0.144,
+}
 
 
 def data(trials: int = 1) -> Any:
@@ -52,24 +59,27 @@ def test_regret_and_what_went_wrong_by_trial() -> None:
 
 
 def test_winner_is_never_the_one_that_knows() -> None:
-    table = pooled(data())
+    table = pooled(data(), COSTS)
     winners = table[table["winner"]].set_index("scenario")["policy"]
     assert dict(winners) == {"lte": "dynamic", "high + busy": "local"}
 
 
 def test_gains_against_the_best_static_in_hindsight() -> None:
-    found = gains(pooled(data())).set_index("scenario")
+    found = gains(pooled(data(), COSTS)).set_index("scenario")
     lte, high = found.loc["lte"], found.loc["high + busy"]
     assert (lte["best"], lte["best_ms"]) == ("local", 120)
     assert lte["dynamic_gain"] == pytest.approx(120 / 105 - 1)
     assert lte["clairvoyant_gain"] == pytest.approx(0.2)
     assert lte["worth"]
+    assert lte["choice_gain"] == pytest.approx(1.144 / 1.04 - 1)
+    assert lte["choice_regret"] == pytest.approx(0.04)
+    assert pd.isna(high["choice_gain"])
     assert high["dynamic_gain"] == pytest.approx(-0.2)
     assert not high["worth"]
 
 
 def test_tables_show_it_and_one_policy_alone_has_none() -> None:
-    made = {table.name: table for table in matrix_tables(data())}
+    made = {table.name: table for table in matrix_tables(data(), COSTS)}
     assert set(made) == {"policies", "gains"}
     shown = [[str(cell) for cell in row] for row in made["policies"].cells]
     assert len(shown) == len(LATENCIES)
@@ -77,9 +87,9 @@ def test_tables_show_it_and_one_policy_alone_has_none() -> None:
     assert len(made["gains"].frame) == 2
     alone = data()
     alone.queries = alone.queries[alone.queries["policy"] == "local"]
-    assert matrix_tables(alone) == []
+    assert matrix_tables(alone, {}) == []
     alone.queries = alone.queries.iloc[:0]
-    assert matrix_tables(alone) == []
+    assert matrix_tables(alone, {}) == []
     assert len(matrix(alone, {})) == 0
 
 

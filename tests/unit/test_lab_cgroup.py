@@ -44,6 +44,7 @@ def test_version_1_gets_quota_and_memory_nodes_in_two_groups(v1: Tree) -> None:
     cpu, cpuset = v1.groups("tb-x-device")
     assert (cpu / "cpu.cfs_period_us").read_text() == "10000"
     assert (cpu / "cpu.cfs_quota_us").read_text() == "2500"
+    assert (cpu / "cpu.shares").read_text() == "262144"
     assert (cpuset / "cpuset.cpus").read_text() == str(HERE[0])
     assert (cpuset / "cpuset.mems").read_text() == "0-1"
 
@@ -54,6 +55,7 @@ def test_version_2_gets_both_in_one_group(v2: Tree) -> None:
     assert cgroup.make(v2, "tb-x-device", 0.5, str(HERE[0])) is None
     (group,) = v2.groups("tb-x-device")
     assert (group / "cpu.max").read_text() == "5000 10000"
+    assert (group / "cpu.weight").read_text() == "10000"
     assert (group / "cpuset.cpus").read_text() == str(HERE[0])
 
 
