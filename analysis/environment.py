@@ -192,8 +192,8 @@ def _row(
 
 def _column(host: str) -> Column:
     def show(row: dict[str, Any]) -> Cell:
-        last = row[f"{host} at the end"]
-        return Cell(shown(row[host]), "" if shown(last) == ABSENT else f"→ {shown(last)}")
+        first, last = shown(row[host]), shown(row[f"{host} at the end"])
+        return Cell(first, "" if last in (first, ABSENT) else f"→ {last}")
 
     return host, show
 

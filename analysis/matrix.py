@@ -154,7 +154,7 @@ def matrix_tables(data: Dataset, costs: Costs) -> list[Table]:
                 POLICY,
                 ("n", count("n")),
                 ("mean ms", number_range("mean_ms")),
-                ("", lambda row: "fastest" if row["winner"] else ""),
+                ("fastest", lambda row: "yes" if row["winner"] else ""),
                 ("regret", share("regret")),
                 ("choices cost", share("choice_cost")),
                 ("p95 ms", num("p95_ms")),

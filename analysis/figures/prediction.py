@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from analysis.figures.style import GREY, log_ticks, new_figure
 from analysis.metrics import counted
@@ -29,8 +30,11 @@ def draw_prediction(queries: pd.DataFrame, colours: dict[str, str]) -> Figure:
     if len(estimated):
         _against(panels[1], estimated, ("up_bps", "rate_est_bps"), 1e-6, colours)
         panels[1].set(xlabel="rate set, Mbit/s", ylabel="rate estimated, Mbit/s")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    handles = [
+        Line2D([], [], color=colours[split], marker="o", linestyle="", label=split_label(split))
+        for split in ordered_splits(told["split"].unique())
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 8))
     return figure
 
 
@@ -51,7 +55,6 @@ def _against(
             alpha=0.7,
             markeredgewidth=0,
             rasterized=True,
-            label=split_label(split),
         )
     if high > 4 * low:
         axes.set_xscale("log")
