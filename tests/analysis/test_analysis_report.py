@@ -11,10 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 
 from analysis import metrics
 from analysis.audit import PROOFS
 from analysis.dataset import load_dataset
+from analysis.figures.style import CONTRAST, legible, luminance
 from analysis.formats import number, percent, ranged
 from analysis.replay import with_floor
 from analysis.report import write_report
@@ -275,3 +277,11 @@ def test_a_proof_that_is_gone_or_edited_is_told(make_campaign: Maker, name: str)
         assert f"{name}: changed since it was written" in _doubts(root)
     (root / name).unlink()
     assert f"{name}: missing" in _doubts(root)
+
+
+@pytest.mark.parametrize("colour", ["#E69F00", "#56B4E9", "#000000", "#D55E00"])
+def test_words_in_a_figure_are_dark_enough_to_read(colour: str) -> None:
+    shown = legible(colour)
+    assert 1.05 / (luminance(*to_rgb(shown)) + 0.05) >= CONTRAST
+    already = 1.05 / (luminance(*to_rgb(colour)) + 0.05) >= CONTRAST
+    assert (shown == colour.lower()) == already
