@@ -116,17 +116,18 @@ def timeline_data(
     data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame, runs: list[Run]
 ) -> pd.DataFrame:
     """What :func:`draw_timeline` shows: ``shows`` tells rate set, throughput and queries apart."""
-    best = judged.set_index(["run_id", "device", "query"])["best"]
     parts = []
     for run in runs:
         rows = counted(queries[queries["run_id"] == run.run_id]).sort_values("t_s")
+        best = judged.loc[judged["run_id"] == run.run_id, ["device", "query", "best"]]
+        rows = rows.astype({"device": str}).merge(best.astype({"device": str}), how="left")
         asked = pd.DataFrame(
             {
                 "t_s": rows["t_s"],
                 "mbps": rows["rate_est_bps"] / 1e6,
-                "device": rows["device"].astype(str),
+                "device": rows["device"],
                 "split": rows["split"].astype(str),
-                "best": best.reindex(pd.MultiIndex.from_frame(rows[best.index.names])).to_numpy(),
+                "best": rows["best"],
                 "status": rows["status"].astype(str),
                 "e2e_ms": rows["e2e_ns"] / 1e6,
             }
