@@ -1,7 +1,7 @@
 """What each choice cost, judged afterwards: by the rates that were set and the load that was.
 
-The same query's time is computed for every candidate, from the campaign's median heads and tails,
-the rates set from then on, and the server's median wait and slowdown under that load. So a choice
+The same query's time is computed for every candidate, from its device's median heads and tails, the
+rates set from then on, and the server's median wait and slowdown under that load. So a choice
 is compared with the best one at its own moment, and a fast or slow minute of the machine, which
 two runs never share, is left out. The gap is what the policy's estimates cost.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,23 +40,37 @@ def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     Empty without a profile, which names the candidates. Queries of policies that choose and of
     those that do not are judged alike.
     """
-    candidates: Mapping[str, Mapping[str, float]] = (data.profile or {}).get("candidates", {})
     done = measured(queries)
-    done = done[(done["status"] == "ok") & done["split"].isin(list(candidates))]
+    done = done[(done["status"] == "ok") & done["split"].isin(list(_profiled(data)))]
     if not len(done):
         return done.assign(chosen_ns=[], least_ns=[], best=[])
-    costs = {split: _costs(done, split, found) for split, found in candidates.items()}
+    costs = {
+        str(device): {
+            split: _costs(rows, split, found)
+            for split, found in _profiled(data, str(device)).items()
+        }
+        for device, rows in done.groupby("device")
+    }
     done = done.assign(level=0.0)
     for run in data.runs:
         chosen = done["run_id"] == run.run_id
         done.loc[chosen, "level"] = _levels(data, run, done.loc[chosen, "t_s"])
     server = _server(done, costs)
     parts = [
-        _judged(data, run, rows, costs, server)
+        _judged(data, run, rows, found, server)
         for run in data.runs
-        if len(rows := done[done["run_id"] == run.run_id])
+        for device, found in costs.items()
+        if len(rows := done[(done["run_id"] == run.run_id) & (done["device"] == device)])
     ]
     return pd.concat(parts, ignore_index=True)
+
+
+def _profiled(data: Dataset, device: str = "") -> Mapping[str, Mapping[str, float]]:
+    """The candidates as profiled on a device; devices that are alike share one profile."""
+    profile = data.profile or {}
+    own: dict[str, Any] = profile.get("devices", {}).get(device, profile)
+    candidates: Mapping[str, Mapping[str, float]] = own.get("candidates", {})
+    return candidates
 
 
 def _costs(done: pd.DataFrame, split: str, profiled: Mapping[str, float]) -> Costs:
@@ -81,11 +96,15 @@ def _levels(data: Dataset, run: Run, t_s: pd.Series) -> Floats:
     return np.asarray(level[np.minimum(index, len(level) - 1)])
 
 
-def _server(done: pd.DataFrame, costs: Mapping[str, Costs]) -> pd.DataFrame:
+def _server(done: pd.DataFrame, costs: Mapping[str, Mapping[str, Costs]]) -> pd.DataFrame:
     """Median wait and slowdown of the server under each load and level."""
     crossed = done[done["bytes_up"] > 0]
-    usual_ns = crossed["split"].map({split: found.server_ns for split, found in costs.items()})
-    slow = (crossed["tail_ns"] + crossed["decode_ns"]) / usual_ns.astype(float)
+    usual = {
+        (d, split): cost.server_ns for d, found in costs.items() for split, cost in found.items()
+    }
+    asked = zip(crossed["device"].astype(str), crossed["split"].astype(str), strict=True)
+    usual_ns = np.array([usual[key] for key in asked], dtype=float)
+    slow = (crossed["tail_ns"] + crossed["decode_ns"]) / usual_ns
     return crossed.assign(slow=slow).groupby(_KEYS)[["server_wait_ns", "slow"]].median()
 
 

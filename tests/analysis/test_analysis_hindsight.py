@@ -61,6 +61,22 @@ def test_the_load_counts_by_its_level(make_campaign) -> None:
     assert set(judged[~loaded]["best"]) == {"offload"}
 
 
+def test_each_device_is_judged_by_its_own_times(make_campaign) -> None:
+    root = make_campaign(steps=((0, 12_000_000),), policies=("local", "static:5"))
+    data = load_dataset(root)
+    swift = data.queries.assign(device="swift", head_ns=data.queries["head_ns"] / 10)
+    profile = data.profile or {}
+    quick = {s: {**c, "head_ns": c["head_ns"] / 10} for s, c in profile["candidates"].items()}
+    both = replace(
+        data,
+        queries=pd.concat([data.queries, swift], ignore_index=True),
+        profile={**profile, "devices": {"swift": {**profile, "candidates": quick}}},
+    )
+    judged = hindsight(both, with_floor(both))
+    best = {str(device): set(rows["best"]) for device, rows in judged.groupby("device")}
+    assert best == {"device": {"5"}, "swift": {"local"}}
+
+
 def test_no_profile_no_judgement(make_campaign) -> None:
     root = make_campaign(policies=("local",))
     (root / "profile.json").unlink()

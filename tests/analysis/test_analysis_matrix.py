@@ -32,7 +32,8 @@ COSTS = {
 def data(trials: int = 1) -> Any:
     rows = [
         {
-            "link": link, "load": load, "policy": policy, "trial": trial, "kind": "measured",
+            "link": link, "load": load, "policy": policy, "trial": trial,
+            "device": "a", "kind": "measured",
             "status": "ok", "split": split, "e2e_ns": ms * 1e6, "late": 0.0, "t_s": float(i),
         }
         for trial in range(trials)
@@ -86,6 +87,9 @@ def test_tables_show_it_and_one_policy_alone_has_none() -> None:
     fastest = made["policies"].header.index("fastest")
     assert {row[fastest].text for row in made["policies"].cells} == {"yes", ""}
     assert len(made["gains"].frame) == 2
+    assert "in 1 of 2 scenarios; there dynamic was faster than the best static in 1." in (
+        made["gains"].note
+    )
     alone = data()
     alone.queries = alone.queries[alone.queries["policy"] == "local"]
     assert matrix_tables(alone, {}) == []
