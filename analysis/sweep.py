@@ -207,11 +207,14 @@ def best_static(sweep: Sweep, variant: Variant) -> str:
     return min(means, key=lambda split: sum(means[split]))
 
 
-def errors(sweep: Sweep) -> list[float]:
-    """``measured / predicted − 1`` of every candidate of every cell that was really run."""
+def errors(sweep: Sweep, batch: int | None = None) -> list[float]:
+    """``measured / predicted − 1`` of every candidate of every cell that was really run.
+
+    With a ``batch`` of the cells of that batch size alone.
+    """
     return [
         row["measured_ns"] / row["predicted_ns"] - 1
         for cell in sweep.cells
         for row in cell["candidates"].values()
-        if row["measured_ns"] is not None
+        if row["measured_ns"] is not None and batch in (None, cell["batch"])
     ]

@@ -47,7 +47,7 @@ def draw_latency(sweep: Sweep, variant: Variant) -> Figure:
             at = rates.index(stretch.low_bps)
             axes.plot(rates[at] / _MBIT, least[at], "o", color="black", ms=5, zorder=5)
         axes.set(title=f"batch {batch}", xscale="log", yscale="log", xlabel="uplink rate, Mbit/s")
-        log_ticks(axes, "x")
+        log_ticks(axes, "x", (1, 3))
         log_ticks(axes, "y")
     for axes in panels[len(sweep.batches) :]:
         axes.set_visible(False)
@@ -154,7 +154,7 @@ def draw_variants(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def draw_cells(sweep: Sweep) -> Figure:
     """Predicted against measured, a point a candidate of each cell, bars from least to most."""
-    figure = new_figure(4.6)
+    figure = new_figure(5.0)
     axes = figure.subplots()
     colours = split_colours(sweep.splits)
     ends: list[float] = []
@@ -184,5 +184,5 @@ def draw_cells(sweep: Sweep) -> Figure:
     log_ticks(axes, "x")
     log_ticks(axes, "y")
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)))
     return figure

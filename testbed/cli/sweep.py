@@ -48,8 +48,9 @@ def sweep(args: argparse.Namespace, out: Output) -> int:
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
     folder = run_sweep(experiment, inventory, args.results, _say(out))
     page, summary = write_sweep_report(folder)
-    document = {"campaign": str(folder), "report": str(page), "answer": summary["answer"]}
-    out.document(document, lambda: print(f"{summary['answer']}\nreport: {page}"))
+    told = {name: summary[name] for name in ("answer", "reading", "prediction")}
+    document = {"campaign": str(folder), "report": str(page), **told}
+    out.document(document, lambda: print("\n".join(told.values()), f"\nreport: {page}", sep=""))
     return 0
 
 

@@ -156,6 +156,10 @@ def test_crossovers_shares_and_gains_agree(folder: Path) -> None:
 def test_report_tells_doubts_the_answer_and_every_number(folder: Path) -> None:
     page, summary = write_sweep_report(folder)
     assert errors(load_sweep(folder)) == [pytest.approx(0.1)]
+    assert errors(load_sweep(folder), 4) == []
+    assert "(batch 1: 10 %)" in summary["prediction"].replace("\xa0", " ")
+    assert "with offload left out, as public code has it" in summary["reading"]
+    assert page.read_text().count(summary["reading"]) == 1
     assert summary["prediction_error"] == {"median": 0.1, "p90": 0.1, "max": 0.1, "n": 1}
     assert json.loads((folder / "report/summary.json").read_text()) == summary
     assert any("batch 4" in doubt and "budget" in doubt for doubt in summary["doubts"])

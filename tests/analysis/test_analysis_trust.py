@@ -102,6 +102,20 @@ def test_a_split_that_is_not_the_whole(
     assert f"Split 3 does not give the whole model's result over the wire: {text}." == doubt.text
 
 
+def test_classes_that_a_coarse_encoding_changes_are_told_and_no_fault(
+    make_campaign: Maker,
+) -> None:
+    root = make_campaign(policies=("local",), duration_s=3)
+    resolved = json.loads((root / "experiment.resolved.json").read_text())["experiment"]
+    resolved["encoding"] = {"input": "uint8", "features": "int8"}
+    edit(root / "experiment.resolved.json", experiment=resolved)
+    splits = json.loads((root / "verify.json").read_text())["splits"]
+    splits["3"] |= {"top1": False, "top1_share": 0.75, "images": 48}
+    edit(root / "verify.json", splits=splits)
+    (doubt,) = told(root)
+    assert doubt == ("Split 3, int8: 25.0% of 48 images change their class.", False)
+
+
 def test_what_a_run_says_of_itself_is_a_reason(make_campaign: Maker) -> None:
     root = make_campaign(policies=("local",), duration_s=3)
     (folder,) = runs_of(root)
