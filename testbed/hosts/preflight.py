@@ -143,22 +143,23 @@ def _interfaces(name: str, host: Host, facts: Environment) -> Iterator[Finding]:
         wanted["router.to_server"] = host.router.to_server
     for key, interface in wanted.items():
         address = str(host.data.address) if host.data and key == "data.interface" else None
-        yield _interface(name, f"hosts.{name}.{key}", interface, address, facts)
+        shared = key == "data.interface" and host.data is not None and host.data.shared
+        yield _interface(name, f"hosts.{name}.{key}", interface, address, facts, shared)
 
 
 def _interface(
-    name: str, key: str, interface: str, address: str | None, facts: Environment
+    name: str, key: str, interface: str, address: str | None, facts: Environment, shared: bool
 ) -> Finding:
     if interface not in facts.interfaces:
         there = ", ".join(sorted(facts.interfaces))
         return Finding(name, key, "fail", f"no interface {interface!r}", f"there are {there}")
-    if interface in facts.ssh_interfaces:
+    if interface in facts.ssh_interfaces and not shared:
         return Finding(
             name,
             key,
             "fail",
             f"{interface} carries SSH; shaping it would shape the management path",
-            "give another interface, or reach the host by another address",
+            "give another interface, reach the host by another address, or say data.shared: true",
         )
     addresses = facts.interfaces[interface]
     if address is not None and address not in addresses:

@@ -14,6 +14,7 @@ from testbed.config import Host
 from testbed.hosts.connection import Connection, each
 from testbed.hosts.deploy import deploy
 from testbed.hosts.role import RoleProcess
+from testbed.orchestrator.shaping import prober_port
 
 ANSWER_TIMEOUT_S = 30.0
 OFFERED = 1.5  # times the rate: enough that the queue never runs empty
@@ -54,8 +55,7 @@ class Probers:
         data = {side: host.data for side, host in hosts.items()}
         assert data["server"] is not None, "the inventory's own check"
         assert data["device"] is not None
-        # The server role has the fixed port itself; the next one is for the probers.
-        port = data["server"].port + 1 if data["server"].port else 0
+        port = prober_port(data["server"].port)
         address = str(data["server"].address)
         setup = {"type": "setup", "token": token, "address": address, "port": port}
         port = self._ask("server", setup, "ready")["port"]

@@ -20,6 +20,11 @@ _TOLD = {
 }
 
 
+def prober_port(server_port: int) -> int:
+    """The probers' port beside the server role's, which has the fixed one itself; 0 for any."""
+    return server_port + 1 if server_port else 0
+
+
 def place_of(inventory: Inventory, can_ingress: Sequence[bool]) -> str:
     """``router``, ``ingress`` or ``egress``; ``auto`` is the best that the hosts can.
 
@@ -71,7 +76,10 @@ class Shaping:
         }
 
     def _flow(self, role: str) -> dict[str, Any] | None:
-        """The flow that a link role shapes, where its interface carries others too."""
+        """The flow that a link role shapes, where its interface carries others too.
+
+        It is the queries' and the probers', which are to meet the same link.
+        """
         hosts = self.inventory.hosts
         own, device, server = (
             hosts[host_of(self.inventory, name)].data for name in (role, "device", "server")
@@ -82,7 +90,7 @@ class Shaping:
         peer = server if at_device else device
         return {
             "peer": str(peer.address),
-            "ports": [server.port],
+            "ports": [server.port, prober_port(server.port)],
             "peer_is_server": at_device,
         }
 

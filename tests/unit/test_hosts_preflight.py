@@ -119,6 +119,12 @@ def test_each_fault_is_one_line_with_its_remedy(good, change, says) -> None:
     assert "\n" not in str(finding)
 
 
+def test_an_interface_that_is_said_to_be_shared_may_carry_ssh(good) -> None:
+    assert HOST.data is not None
+    shared = HOST.model_copy(update={"data": HOST.data.model_copy(update={"shared": True})})
+    assert failed(shared, replace(good, ssh_interfaces=["eth1"]), shapes=True) == []
+
+
 def test_privilege_matters_only_where_something_is_shaped(good) -> None:
     plain = HOST.model_copy(update={"sudo": False})
     assert failed(plain, good) == []
