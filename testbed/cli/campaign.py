@@ -28,9 +28,11 @@ _FORMATS = {"html": "report.html", "md": "report.md", "pdf-figures": "figures", 
 def plan(args: argparse.Namespace, out: Output) -> int:
     """Show what would be run, and for how long, touching nothing."""
     from testbed.config import load_experiment, load_inventory
+    from testbed.lab import uml
     from testbed.model.cache import prepare
     from testbed.orchestrator.campaign import load_traces
     from testbed.orchestrator.choosing import user_policies
+    from testbed.orchestrator.link_bounds import capacity_doubts
     from testbed.orchestrator.link_plan import needs_netem, render_plan
     from testbed.orchestrator.plan import check_fleets, chosen, make_plan, schedule_json
 
@@ -42,6 +44,8 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     check_fleets(experiment, inventory.hosts_of("device"))
     user_policies(experiment.every_policy, made.candidates)
     tc = render_plan(experiment, made.schedules)
+    by_guest = inventory.lab == "local" and uml.wanted(inventory, needs_netem(experiment))
+    doubts = capacity_doubts(made.schedules, uml.CARRIES_BPS) if by_guest else []
     document = {
         "runs": [asdict(run) for run in made.runs],
         "candidates": made.candidates,
@@ -52,6 +56,7 @@ def plan(args: argparse.Namespace, out: Output) -> int:
         },
         "tc": tc,
         "needs_netem": needs_netem(experiment),
+        "doubts": doubts,
         "hosts": {name: host.roles for name, host in inventory.hosts.items()},
     }
 
@@ -69,6 +74,8 @@ def plan(args: argparse.Namespace, out: Output) -> int:
                 used_as = f"; {s.used_as}" if s.used_as else ""
                 print(f"link {link} {side}: {len(rates)} changes, {span}{used_as}")
                 print("\n".join(f"  {line}" for line in tc[link][side]))
+        for doubt in doubts:
+            print(f"DOUBT: {doubt}")
         print(f"candidates: {', '.join(made.candidates)}")
         print(f"estimated: {format_duration(made.estimated_ns)} and the set-up")
 

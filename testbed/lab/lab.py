@@ -30,7 +30,6 @@ from testbed.lab.layout import (
 )
 from testbed.lab.sshd import Listener, Tools
 from testbed.lab.teardown import down
-from testbed.link.host import has_netem
 
 
 class Lab:
@@ -166,17 +165,13 @@ def _check(inventory: Inventory) -> Tools:
 
 def _wants_uml(inventory: Inventory, needs_netem: bool, say: Callable[[str], None]) -> bool:
     """Whether the router gets a kernel of its own; that kernel is there then."""
-    router = inventory.host_of("link")
-    if router is None or {"device", "server"} & set(inventory.hosts[router].roles):
-        return False
-    asked = inventory.hosts[router].router
-    kind = asked.kind if asked else "auto"
-    if kind == "namespace" or (kind == "auto" and (not needs_netem or has_netem())):
+    if not uml.wanted(inventory, needs_netem):
         return False
     uml.require(say)
+    asked = any(host.router and host.router.kind == "uml" for host in inventory.hosts.values())
     say(
         "lab: the router is a user-mode Linux guest, "
-        + ("as the inventory asks" if kind == "uml" else "since this kernel has no netem")
+        + ("as the inventory asks" if asked else "since this kernel has no netem")
     )
     return True
 

@@ -23,11 +23,13 @@ from typing import IO
 
 from pyroute2 import IPRoute
 
+from testbed.config import Inventory
 from testbed.errors import UserError
 from testbed.lab import guest, plain_fp
 from testbed.lab.layout import Layout, Seat
 from testbed.lab.network import ROUTER_SYSCTLS, ends_of, in_namespace
 from testbed.lab.sshd import Listener, Tools, home_of
+from testbed.link.host import has_netem
 from testbed.link.realtime import PRIORITY
 
 PACKAGE = "user-mode-linux"
@@ -52,9 +54,21 @@ SSE_ONLY = {
     "OPENSSL_ia32cap": "~0x1c00100000000000:0",
 }
 _READY_S = 60.0
+# UDP in full-size packets, the least of what guests carried on two cores of a busy machine.
+CARRIES_BPS = 67_000_000
 # linux/if_tun.h
 _TUNSETIFF, _TUNSETPERSIST = 0x400454CA, 0x400454CB
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
+
+
+def wanted(inventory: Inventory, needs_netem: bool) -> bool:
+    """Whether a virtual lab's router is such a guest: asked for, or netem needed and not here."""
+    router = inventory.host_of("link")
+    if router is None or {"device", "server"} & set(inventory.hosts[router].roles):
+        return False
+    asked = inventory.hosts[router].router
+    kind = asked.kind if asked else "auto"
+    return kind == "uml" or (kind == "auto" and needs_netem and not has_netem())
 
 
 def require(say: Callable[[str], None]) -> None:

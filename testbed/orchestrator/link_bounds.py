@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from testbed.traces.trace import Schedule
 from testbed.units import format_rate
 
 RATE_BOUND = 0.03
@@ -66,6 +67,24 @@ def capacity_fault(what: str, max_bps: int, measured_bps: float | None) -> str |
         f"({format_rate(max_bps)}), got {format_rate(measured_bps or 0)}; lower the trace's rates "
         "or use a faster network"
     )
+
+
+def capacity_doubts(schedules: Mapping[str, Mapping[str, Schedule]], carries_bps: int) -> list[str]:
+    """One line for each direction of a link that a user-mode router is likely too slow for."""
+    doubts = []
+    for link, sides in schedules.items():
+        for side, schedule in sides.items():
+            highest_bps = max(rate for _, rate in schedule.changes)
+            if CAPACITY_FACTOR * highest_bps < carries_bps:
+                continue
+            doubts.append(
+                f"link {link} {side}: up to {format_rate(highest_bps)}, and the lab's router is "
+                f"user-mode Linux, which carries about {format_rate(carries_bps)}: expect the "
+                f"check before the campaign, which asks for {CAPACITY_FACTOR} times the highest "
+                f"rate, to refuse it; stay under {format_rate(carries_bps / CAPACITY_FACTOR)}, or "
+                "use a machine whose kernel has netem"
+            )
+    return doubts
 
 
 def delay_fault(

@@ -8,12 +8,14 @@ from testbed.orchestrator.link_bounds import (
     LEAST_LEVEL_BPS,
     Asked,
     binomial_interval,
+    capacity_doubts,
     capacity_fault,
     delay_fault,
     levels,
     loss_fault,
     rate_fault,
 )
+from testbed.traces.trace import Schedule
 
 MBIT, MS = 10**6, 10**6
 
@@ -99,3 +101,12 @@ def test_loss_is_judged_by_its_interval() -> None:
 def test_losses_that_come_in_runs_may_spread_further() -> None:
     assert loss_fault("uplink", 1000, 940, 0.02) is not None
     assert loss_fault("uplink", 1000, 940, 0.02, spread=9.0) is None
+
+
+def test_a_user_mode_router_is_doubted_beyond_what_it_carries() -> None:
+    schedules = {"far": {"uplink": Schedule.constant(60 * 10**6), "downlink": Schedule.constant(1)}}
+    (doubt,) = capacity_doubts(schedules, 67 * 10**6)
+    assert doubt.startswith("link far uplink: up to 60 Mbit/s")
+    assert "carries about 67 Mbit/s" in doubt
+    assert "stay under 55.8 Mbit/s" in doubt
+    assert capacity_doubts(schedules, 73 * 10**6) == []
