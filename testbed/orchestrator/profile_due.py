@@ -73,7 +73,7 @@ def _measured(session: Session, run_one: RunOne, role: str) -> dict[str, Any]:
     planned = cycle_run(experiment, name, experiment.batch, experiment.seed)
     manifest = run_one(session, planned, conditions)
     for _ in range(experiment.run.repeat_disturbed):
-        if not manifest["disturbed"]:
+        if manifest["state"] != "complete" or not manifest["disturbed"]:
             break
         set_aside(session.folder / name)
         manifest = run_one(session, planned, conditions)
