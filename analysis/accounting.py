@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from analysis.bins import bin_tables, common, fastest, fastest_kinds
+from analysis.bins import Binned, bin_tables, common, fastest, fastest_kinds
 from analysis.dataset import Dataset
 from analysis.metrics import counted
 from analysis.policies import KINDS, split_of
@@ -39,31 +39,34 @@ def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float
     return queries.assign(e2e_ns=e2e_ns)
 
 
-def accountings(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
+def accountings(data: Dataset, queries: pd.DataFrame, binned: Binned) -> pd.DataFrame:
     """Per accounting: the static policy with the least mean, and who was fastest when.
 
     ``computed`` rows take the measured queries and add what the set rates say the other width
     costs, where every query's payload has the same length; policies that choose are left
-    out, because they would have chosen otherwise.
+    out, because they would have chosen otherwise. ``binned`` are the queries as measured, by
+    :func:`analysis.bins.bin_tables`.
     """
     done = counted(queries, *_NEEDED)
     done = done[done["policy"].map(split_of).notna()]
     sent, pixels = data.feature_encoding, data.pixel_encoding
+    static = {policy: table for policy, table in binned.items() if split_of(policy) is not None}
+    left = {policy: table for policy, table in static.items() if policy != OFFLOAD}
     variants = {
-        f"{pixels} pixels, {sent} features": ("measured", done),
-        f"offload left out, {sent} features": ("measured", done[done["policy"] != OFFLOAD]),
+        f"{pixels} pixels, {sent} features": ("measured", static),
+        f"offload left out, {sent} features": ("measured", left),
     }
     if parse_features(sent).sized:
         other = "float16" if sent == "float32" else "float32"
         ratio = ITEM_BYTES[other] / ITEM_BYTES[sent]
-        computed = _computed(data, done, ratio, 1.0)
+        computed = bin_tables(_computed(data, done, ratio, 1.0))
         variants[f"{pixels} pixels, {other} features"] = ("computed", computed)
     if pixels == "uint8":
-        computed = _computed(data, done, 1.0, ITEM_BYTES["float32"])
+        computed = bin_tables(_computed(data, done, 1.0, ITEM_BYTES["float32"]))
         variants[f"float32 pixels, {sent} features"] = ("computed", computed)
     rows = []
     for name, (basis, variant) in variants.items():
-        tables = common(bin_tables(variant))
+        tables = common(variant)
         means = {p: t["sum"].sum() / t["n"].sum() for p, t in tables.items() if t["n"].sum()}
         if not means:
             continue

@@ -20,20 +20,23 @@ def _means(queries: pd.DataFrame) -> dict[str, float]:
     return {p: float(rows["e2e_ns"].mean()) / 1e6 for p, rows in metrics.by_policy(done)}
 
 
-def answer(data: Dataset, queries: pd.DataFrame, link: str, load: str) -> str:
-    """What one condition showed: dynamic against the best static choice, and who won when."""
+def answer(data: Dataset, queries: pd.DataFrame, binned: bins.Binned, link: str, load: str) -> str:
+    """What one condition showed: dynamic against the best static choice, and who won when.
+
+    ``binned`` are the same queries by :func:`analysis.bins.bin_tables`.
+    """
     where = f"On {condition_name(link, load)}"
     means = _means(queries)
     if not means:
         return f"{where}, nothing was measured."
     statics = {p: mean for p, mean in means.items() if split_of(p) is not None}
-    told = f"{where}, {_compared(queries, means, statics)}"
+    told = f"{where}, {_compared(binned, means, statics)}"
     if len(statics) > 1:
-        told += f"; of the static choices, {_winners(queries)}"
+        told += f"; of the static choices, {_winners(binned)}"
     return f"{told} (counting {data.pixel_encoding} pixels and {data.feature_encoding} features)."
 
 
-def _compared(queries: pd.DataFrame, means: dict[str, float], statics: dict[str, float]) -> str:
+def _compared(binned: bins.Binned, means: dict[str, float], statics: dict[str, float]) -> str:
     if not statics:
         each = [f"{policy_label(p)} took {number(mean)} ms" for p, mean in means.items()]
         return f"{', '.join(each)} on average; no static choice was run"
@@ -41,7 +44,7 @@ def _compared(queries: pd.DataFrame, means: dict[str, float], statics: dict[str,
     named = f"{policy_label(policy)}, {number(statics[policy])} ms"
     if DYNAMIC not in means:
         return f"the best static choice was {named} on average; dynamic was not run"
-    gains = bins.gains(queries)
+    gains = bins.gains(binned)
     row = gains[gains["over"] == policy].iloc[0]
     took = f"dynamic took {number(means[DYNAMIC])} ms on average"
     if not known(row["gain"]):
@@ -56,8 +59,8 @@ def _compared(queries: pd.DataFrame, means: dict[str, float], statics: dict[str,
     return f"{took}, {size} {more} than the best static choice ({named})"
 
 
-def _winners(queries: pd.DataFrame) -> str:
-    shares = bins.fastest_kinds(bins.fastest(queries))
+def _winners(binned: bins.Binned) -> str:
+    shares = bins.fastest_kinds(bins.fastest(binned))
     said = [
         f"{'a split' if kind == 'split' else kind} for {percent(share)}"
         for kind, share in shares.items()

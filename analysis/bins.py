@@ -17,6 +17,9 @@ from analysis.policies import DYNAMIC, KINDS, kind_of, split_of
 BIN_S = 0.5
 _MS = 1e6
 
+# Each policy's bins, as :func:`bin_tables` gives them.
+Binned = dict[str, pd.DataFrame]
+
 
 def binned(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:
     """Queries of one policy by the moment they began.
@@ -45,7 +48,7 @@ def _trial_bins(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     return pd.DataFrame({"sum": sums, "n": numbers, "mean": means})
 
 
-def common(tables: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+def common(tables: Binned) -> Binned:
     """The tables cut to the bins that all of them have."""
     shared: Any = None
     for table in tables.values():
@@ -85,9 +88,8 @@ def gain(dynamic: pd.DataFrame, other: pd.DataFrame) -> tuple[Interval, Interval
     return told(by_query, a_sum, a_n, b_sum, b_n), told(by_moment, a_mean, b_mean)
 
 
-def gains(queries: pd.DataFrame) -> pd.DataFrame:
+def gains(tables: Binned) -> pd.DataFrame:
     """Gain of ``dynamic`` over every other policy; positive means that dynamic was faster."""
-    tables = bin_tables(queries)
     if DYNAMIC not in tables:
         return pd.DataFrame()
     rows = []
@@ -99,16 +101,15 @@ def gains(queries: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bin_tables(queries: pd.DataFrame, value: str = "e2e_ns") -> dict[str, pd.DataFrame]:
+def bin_tables(queries: pd.DataFrame, value: str = "e2e_ns") -> Binned:
     """:func:`binned` for every policy that has a result."""
     done = counted(queries, "kind", "status", "trial", "t_s", "e2e_ns", value)
     return {policy: binned(rows, value) for policy, rows in by_policy(done)}
 
 
-def fastest(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:
+def fastest(tables: Binned) -> pd.DataFrame:
     """Per static policy the share of bins in which its mean latency was the least."""
-    tables = {p: t for p, t in bin_tables(queries, value).items() if split_of(p) is not None}
-    shared = common(tables)
+    shared = common({p: t for p, t in tables.items() if split_of(p) is not None})
     if not shared or not len(next(iter(shared.values()))):
         return pd.DataFrame({"policy": [], "share": []})
     means = pd.DataFrame({policy: table["mean"] for policy, table in shared.items()})
@@ -123,12 +124,12 @@ def fastest_kinds(shares: pd.DataFrame) -> dict[str, float]:
     return {kind: float(summed[kind]) for kind in KINDS if kind in summed.index}
 
 
-def regret(queries: pd.DataFrame) -> pd.DataFrame:
+def regret(tables: Binned) -> pd.DataFrame:
     """Each policy against the clairvoyant one, which takes the best static choice of every bin.
 
     The clairvoyant mean is the least of several measured means, so it is somewhat too good.
     """
-    shared = common(bin_tables(queries))
+    shared = common(tables)
     statics = [p for p in shared if split_of(p) is not None]
     if not statics or not len(shared[statics[0]]):
         return pd.DataFrame()

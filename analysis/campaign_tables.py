@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analysis import fidelity
+from analysis.bins import Binned
 from analysis.dataset import Dataset
 from analysis.formats import yes_no
 from analysis.policies import policy_label, split_label
@@ -12,12 +15,17 @@ from analysis.superiority import corrected, overall, superiority
 from analysis.tables import Table, count, num, share, share_range, text
 
 
-def campaign_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
-    """The tables of the whole campaign; those without a row are left out."""
+def campaign_tables(
+    data: Dataset, queries: pd.DataFrame, binned: Mapping[tuple[str, str], Binned]
+) -> list[Table]:
+    """The tables of the whole campaign; those without a row are left out.
+
+    ``binned`` are each condition's queries by :func:`analysis.bins.bin_tables`.
+    """
     verify = tuple((key, lambda row, k=key: yes_no(row[k])) for key in ("digest", "equal", "top1"))
     made = [
         _overall(queries),
-        _superiority(data, queries),
+        _superiority(binned),
         Table(
             "link",
             "Link fidelity",
@@ -112,11 +120,8 @@ def _overall(queries: pd.DataFrame) -> Table:
     )
 
 
-def _superiority(data: Dataset, queries: pd.DataFrame) -> Table:
-    rows = []
-    for link, load in data.conditions:
-        part = queries[(queries["link"] == link) & (queries["load"] == load)]
-        rows += superiority(part, link, load)
+def _superiority(binned: Mapping[tuple[str, str], Binned]) -> Table:
+    rows = [row for (link, load), bins in binned.items() for row in superiority(bins, link, load)]
     return Table(
         "superiority",
         "Is dynamic really faster?",

@@ -100,7 +100,7 @@ def figures(campaign: Campaign) -> pd.DataFrame:
             ends = {"low": row["mean_ms_low"], "high": row["mean_ms_high"]}
             figure = f"mean ms of {policy_label(row['policy'])}"
             rows.append({**place, "figure": figure, "value": row["mean_ms"], **ends})
-        for row in bins.gains(part).to_dict("records"):
+        for row in bins.gains(bins.bin_tables(part)).to_dict("records"):
             ends = {"low": row["gain_low"], "high": row["gain_high"]}
             figure = f"gain of dynamic over {policy_label(row['over'])}"
             rows.append({**place, "figure": figure, "value": row["gain"], **ends})

@@ -26,18 +26,21 @@ from analysis.tables import (
 )
 
 
-def condition_tables(data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame) -> list[Table]:
+def condition_tables(
+    data: Dataset, queries: pd.DataFrame, binned: bins.Binned, judged: pd.DataFrame
+) -> list[Table]:
     """The tables of one condition; those without a row are left out.
 
-    ``judged`` holds the same queries as :func:`analysis.hindsight.hindsight` gives them.
+    ``binned`` are the same queries by :func:`analysis.bins.bin_tables`, ``judged`` the same by
+    :func:`analysis.hindsight.hindsight`.
     """
     made = [
         _latency(queries),
-        _gains(queries),
+        _gains(binned),
         _breakdown(queries),
-        _accountings(data, queries),
+        _accountings(data, queries, binned),
         _choices(queries),
-        _regret(queries),
+        _regret(binned),
         _choice_costs(judged),
         _prediction(queries),
         _estimate(queries),
@@ -69,14 +72,14 @@ def _latency(queries: pd.DataFrame) -> Table:
     )
 
 
-def _gains(queries: pd.DataFrame) -> Table:
+def _gains(binned: bins.Binned) -> Table:
     return Table(
         "gain",
         "Gain of dynamic over each other policy",
         "1 − mean of dynamic ÷ mean of the other; positive: dynamic was faster. By query, a fast "
         "moment counts more, because more queries fit in; by moment, every "
         f"{bins.BIN_S} s of the trace counts the same. Intervals redraw the same moments for both.",
-        bins.gains(queries),
+        bins.gains(binned),
         (
             ("over", lambda row: policy_label(row["over"])),
             ("gain by query", share_range("gain")),
@@ -107,14 +110,14 @@ def _breakdown(queries: pd.DataFrame) -> Table:
     )
 
 
-def _accountings(data: Dataset, queries: pd.DataFrame) -> Table:
+def _accountings(data: Dataset, queries: pd.DataFrame, binned: bins.Binned) -> Table:
     shares = tuple((f"{kind} fastest", share(f"{kind}_share")) for kind in KINDS)
     return Table(
         "accounting",
         "The winner under each way of counting bytes",
         f"Static choices only; shares are of the trace's {bins.BIN_S} s moments. Computed rows "
         "take the measured queries and add what the other width would cost at the set rates.",
-        accounting.accountings(data, queries),
+        accounting.accountings(data, queries, binned),
         (
             ("accounting", text("accounting")),
             ("basis", text("basis")),
@@ -142,13 +145,13 @@ def _choices(queries: pd.DataFrame) -> Table:
     )
 
 
-def _regret(queries: pd.DataFrame) -> Table:
+def _regret(binned: bins.Binned) -> Table:
     return Table(
         "regret",
         "Regret against the clairvoyant choice",
         f"The clairvoyant takes the best static choice of every {bins.BIN_S} s moment, as "
         "measured. It picks the least of several noisy means, so it is somewhat too good.",
-        bins.regret(queries),
+        bins.regret(binned),
         (
             POLICY,
             ("clairvoyant ms", num("clairvoyant_ms")),

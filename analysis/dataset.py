@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
@@ -83,6 +85,13 @@ class Dataset:
     def conditions(self) -> list[tuple[str, str]]:
         """Every (link, load) that was run, in the order of the runs."""
         return list(dict.fromkeys((run.link, run.load) for run in self.runs))
+
+    @cached_property
+    def changes_of(self) -> Mapping[tuple[str, str], pd.DataFrame]:
+        """The timed rate changes of each run and direction, in the order of time."""
+        timed = self.changes.dropna(subset=["t_s"]).sort_values("t_s")
+        groups = timed.groupby(["run_id", "direction"], observed=True)
+        return {(str(run_id), str(side)): rows for (run_id, side), rows in groups}
 
     @property
     def base_network_ns(self) -> float:

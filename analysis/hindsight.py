@@ -17,11 +17,15 @@ import pandas as pd
 
 from analysis.dataset import Dataset, Run
 from analysis.matrix import scenario_of
-from analysis.metrics import by_policy, measured
+from analysis.metrics import by_policy
 from analysis.replay import Floats, RateSteps, rate_steps, wire_bits
 from testbed.model.table import LOCAL
 
 _KEYS = ["load", "level"]
+_NEEDED = (
+    *("run_id", "device", "query", "link", "trial", "load", "status", "split", "t_s", "e2e_ns"),
+    *("decide_ns", "head_ns", "encode_ns", "decode_ns", "tail_ns", "server_wait_ns", "bytes_up"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,12 @@ class Costs:
 def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     """Measured queries with ``chosen_ns``, ``least_ns``, and ``best``, the split of the least.
 
-    Empty without a profile, which names the candidates. Queries of policies that choose and of
-    those that do not are judged alike.
+    Of their other columns only those that tables and figures need. Empty without a profile, which
+    names the candidates. Queries of policies that choose and of those that do not are judged alike.
     """
-    done = measured(queries)
-    done = done[(done["status"] == "ok") & done["split"].isin(list(_profiled(data)))]
+    chosen = (queries["kind"] == "measured") & (queries["status"] == "ok")
+    chosen &= queries["split"].isin(list(_profiled(data)))
+    done = queries[[*_NEEDED, "policy"]][chosen].reset_index(drop=True)
     if not len(done):
         return done.assign(chosen_ns=[], least_ns=[], best=[])
     costs = {
@@ -49,20 +54,19 @@ def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
             split: _costs(rows, split, found)
             for split, found in _profiled(data, str(device)).items()
         }
-        for device, rows in done.groupby("device")
+        for device, rows in done.groupby("device", observed=True)
     }
-    done = done.assign(level=0.0)
-    for run in data.runs:
-        chosen = done["run_id"] == run.run_id
-        done.loc[chosen, "level"] = _levels(data, run, done.loc[chosen, "t_s"])
+    level = np.zeros(len(done))
+    runs = {run.run_id: run for run in data.runs}
+    for run_id, own in done.groupby("run_id", observed=True).indices.items():
+        level[own] = _levels(data, runs[str(run_id)], done["t_s"].to_numpy()[own])
+    done["level"] = level
     server = _server(done, costs)
     parts = [
-        _judged(data, run, rows, found, server)
-        for run in data.runs
-        for device, found in costs.items()
-        if len(rows := done[(done["run_id"] == run.run_id) & (done["device"] == device)])
+        _judged(data, runs[str(run_id)], rows, costs[str(device)], server)
+        for (run_id, device), rows in done.groupby(["run_id", "device"], observed=True)
     ]
-    return pd.concat(parts, ignore_index=True)
+    return done.join(pd.concat(parts))
 
 
 def _profiled(data: Dataset, device: str = "") -> Mapping[str, Mapping[str, float]]:
@@ -86,13 +90,13 @@ def _costs(done: pd.DataFrame, split: str, profiled: Mapping[str, float]) -> Cos
     return Costs(middle("head_ns"), encode_ns, server_ns, int(profiled["bytes_up"]))
 
 
-def _levels(data: Dataset, run: Run, t_s: pd.Series) -> Floats:
+def _levels(data: Dataset, run: Run, t_s: Floats) -> Floats:
     """The level that was set at each time: a record tells of the interval that it ends."""
     told = data.load[data.load["run_id"] == run.run_id].dropna(subset=["t_s"]).sort_values("t_s")
     if not len(told):
         return np.zeros(len(t_s))
     level = told["target"].fillna(told["clients"]).to_numpy(dtype=float)
-    index = np.searchsorted(told["t_s"].to_numpy(), t_s.to_numpy(dtype=float))
+    index = np.searchsorted(told["t_s"].to_numpy(), t_s)
     return np.asarray(level[np.minimum(index, len(level) - 1)])
 
 
@@ -131,7 +135,9 @@ def _judged(
             times[split] += transfer_ns + beyond_ns + wait_ns + found.server_ns * slow
     at = times.columns.get_indexer(pd.Index(rows["split"]))
     chosen_ns = times.to_numpy()[np.arange(len(rows)), at]
-    return rows.assign(chosen_ns=chosen_ns, least_ns=times.min(axis=1), best=times.idxmin(axis=1))
+    best = np.asarray(times.columns, dtype=object)[times.to_numpy().argmin(axis=1)]
+    judged = {"chosen_ns": chosen_ns, "least_ns": times.min(axis=1), "best": best}
+    return pd.DataFrame(judged, index=rows.index)
 
 
 def _transfer_ns(up: RateSteps, sent_s: Floats, payload_bytes: int) -> Floats:

@@ -21,6 +21,9 @@ from analysis.tables import POLICY, Column, Table, count, num, number_range, sha
 CLAIRVOYANT = "clairvoyant"
 _MS = 1e6
 
+_FACTORS = ("link", "load", "trial", "policy", "device")
+_NEEDED = ("kind", "status", "split", "t_s", "e2e_ns", "late")
+
 # (scenario, policy, trial) → what the choices cost: :func:`analysis.hindsight.costs_by_trial`.
 Costs = Mapping[tuple[str, str, int], float]
 
@@ -37,14 +40,18 @@ def matrix(data: Dataset, costs: Costs) -> pd.DataFrame:
     few queries to tell. ``choice_cost`` is of ``costs``.
     """
     rows = []
-    for key, block in data.queries.groupby(["link", "load", "trial"], sort=False):
+    for key, block in _due(data).groupby(["link", "load", "trial"], sort=False):
         link, load, trial = _names(key)
-        for policy, due in by_policy(measured(block)):
+        for policy, due in by_policy(block):
             name = (scenario_of(link, load), policy, int(float(trial)))
             named = dict(zip(("scenario", "policy", "trial"), name, strict=True))
             rows.append({**named, **_figures(due), "choice_cost": costs.get(name, float("nan"))})
     found = pd.DataFrame(rows)
     return _with_regret(found, ["scenario", "trial"]) if len(found) else found
+
+
+def _due(data: Dataset) -> pd.DataFrame:
+    return measured(data.queries[[*_FACTORS, *_NEEDED]])
 
 
 def _names(key: object) -> tuple[str, ...]:
@@ -86,9 +93,9 @@ def pooled(data: Dataset, costs: Costs) -> pd.DataFrame:
     for (scenario, policy, _), cost in costs.items():
         each.setdefault((scenario, policy), []).append(cost)
     rows = []
-    for key, block in data.queries.groupby(["link", "load"], sort=False):
+    for key, block in _due(data).groupby(["link", "load"], sort=False):
         link, load = _names(key)
-        for policy, due in by_policy(measured(block)):
+        for policy, due in by_policy(block):
             done = counted(due).sort_values(["trial", "t_s"])
             series = [g["e2e_ns"].to_numpy() / _MS for _, g in done.groupby("trial")]
             if series:

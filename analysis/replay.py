@@ -41,10 +41,8 @@ def rate_steps(data: Dataset, run: Run, side: str) -> RateSteps:
     """A direction's rates as applied in one run; as planned where no change was logged."""
     schedule = run.schedules[side]
     planned = np.asarray(schedule["changes"], dtype=float).reshape(-1, 2)
-    changes = data.changes
-    chosen = (changes["run_id"] == run.run_id) & (changes["direction"] == side)
-    logged = changes[chosen].dropna(subset=["t_s"]).sort_values("t_s")
-    if len(logged):
+    logged = data.changes_of.get((run.run_id, side))
+    if logged is not None:
         t_s, bps = logged["t_s"].to_numpy(), logged["rate_bps"].to_numpy()
         first_s = min(-1.0, t_s[0] - 1.0)
         return RateSteps(np.concatenate([[first_s], t_s]), np.concatenate([[planned[0, 1]], bps]))

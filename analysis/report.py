@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
 from analysis import metrics, trust
 from analysis.answer import answer, condition_name, gain_over_best, headline
+from analysis.bins import Binned, bin_tables
 from analysis.campaign_tables import campaign_tables
 from analysis.condition_tables import condition_tables
 from analysis.dataset import Dataset, load_dataset
@@ -47,17 +47,22 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         (folder / name).mkdir(parents=True)
     queries = with_floor(data)
     judged = hindsight(data, queries)
+    rows = {key: queries[_under(queries, *key)] for key in data.conditions}
+    binned = {key: bin_tables(part) for key, part in rows.items()}
     with style():
-        sections = [_section(data, queries, judged, link, load) for link, load in data.conditions]
+        sections = [
+            _section(data, part, binned[key], judged[_under(judged, *key)], *key)
+            for key, part in rows.items()
+        ]
         shared = link_drawings(data)
         drawings = [*(d for s in sections for d in s.drawings), *shared]
         images = save_all(drawings, folder / "figures")
     costs = costs_by_trial(judged)
     tables = [*matrix_tables(data, costs), *recovery_tables(data), *fleet_tables(data, queries)]
-    tables += campaign_tables(data, queries)
+    tables += campaign_tables(data, queries, binned)
     tables += environment_tables(data.recorded, [run.folder.name for run in data.runs])
     transfers = stacked("transfers", sections)
-    gains = [gain_over_best(rows) for rows in _conditions(data, queries)]
+    gains = [gain_over_best(part) for part in rows.values()]
     summary = summarise(data, sections, tables)
     summary["matrix"] = plain_rows(matrix(data, costs))
     summary["answer"] = headline([s.answer for s in sections], gains)
@@ -75,25 +80,21 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     return page
 
 
-def _conditions(data: Dataset, queries: pd.DataFrame) -> Iterator[pd.DataFrame]:
-    for link, load in data.conditions:
-        yield queries[(queries["link"] == link) & (queries["load"] == load)]
+def _under(frame: pd.DataFrame, link: str, load: str) -> pd.Series:
+    return (frame["link"] == link) & (frame["load"] == load)
 
 
 def _section(
-    data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame, link: str, load: str
+    data: Dataset, rows: pd.DataFrame, binned: Binned, judged: pd.DataFrame, link: str, load: str
 ) -> Section:
-    rows, afterwards = (
-        frame[(frame["link"] == link) & (frame["load"] == load)] for frame in (queries, judged)
-    )
     key = f"{link}.{load}"
     return Section(
         title=condition_name(link, load),
         key=key,
         link=link,
         load=load,
-        answer=answer(data, rows, link, load),
-        tables=condition_tables(data, rows, afterwards),
-        drawings=list(condition_drawings(data, rows, afterwards, link, load)),
+        answer=answer(data, rows, binned, link, load),
+        tables=condition_tables(data, rows, binned, judged),
+        drawings=list(condition_drawings(data, rows, judged, link, load)),
         plot=interactive_distribution(rows, palette(data)) if len(metrics.counted(rows)) else "",
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import bootstrap as scipy_bootstrap
 
-from analysis.bins import bin_tables, common
+from analysis.bins import Binned, common
 from analysis.bootstrap import FEWEST, LEVEL, RESAMPLES, Floats, interval, resampled_sums
 from analysis.metrics import spread
 from analysis.policies import DYNAMIC
@@ -32,14 +32,13 @@ def holm(p_values: list[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def superiority(queries: pd.DataFrame, link: str, load: str) -> list[dict[str, Any]]:
-    """Rows of one condition: ``dynamic`` against every other policy; none without ``dynamic``.
+def superiority(tables: Binned, link: str, load: str) -> list[dict[str, Any]]:
+    """Rows of one condition, from its bins: ``dynamic`` (if it was run) against every other.
 
     ``probability`` is the share of moments at which dynamic was the faster (a tie is half),
     ``effect`` the mean difference of the logarithms over its standard deviation (positive: dynamic
     was faster), ``p`` two-sided from moving-block resamples of that mean, not yet corrected.
     """
-    tables = bin_tables(queries)
     rows = []
     for over in [policy for policy in tables if policy != DYNAMIC and DYNAMIC in tables]:
         both = common({"a": tables[DYNAMIC], "b": tables[over]})

@@ -25,7 +25,7 @@ def test_gain_is_twenty_percent_where_dynamic_takes_eighty_of_a_hundred(
 ) -> None:
     fixed = {"dynamic": 80.0, "offload": 100.0, "local": 160.0}
     data = load_dataset(make_campaign(policies=tuple(fixed), fixed_ms=fixed, duration_s=8))
-    gains = bins.gains(with_floor(data)).set_index("over")
+    gains = bins.gains(bins.bin_tables(with_floor(data))).set_index("over")
     assert gains.loc["offload", "gain"] == pytest.approx(0.2, abs=1e-12)
     assert gains.loc["local", "gain_by_moment"] == pytest.approx(0.5, abs=1e-12)
     row = gains.loc["offload"]
@@ -119,7 +119,9 @@ def test_shares_of_choices_and_of_moments_are_whole(golden: Path) -> None:
     chosen = metrics.choices(queries)
     assert chosen["query_share"].sum() == pytest.approx(1)
     assert chosen["time_share"].sum() == pytest.approx(1)
-    assert sum(bins.fastest_kinds(bins.fastest(queries)).values()) == pytest.approx(1)
+    assert sum(
+        bins.fastest_kinds(bins.fastest(bins.bin_tables(queries))).values()
+    ) == pytest.approx(1)
 
 
 def test_fastest_follows_a_trace_that_is_first_fast_then_slow(make_campaign: Maker) -> None:
@@ -127,10 +129,10 @@ def test_fastest_follows_a_trace_that_is_first_fast_then_slow(make_campaign: Mak
     steps = ((0, 40_000_000), (6000 * MS, 1_000_000))
     root = make_campaign(policies=("local", "offload", "dynamic"), steps=steps)
     queries = with_floor(load_dataset(root))
-    shares = bins.fastest_kinds(bins.fastest(queries))
+    shares = bins.fastest_kinds(bins.fastest(bins.bin_tables(queries)))
     assert set(shares) == {"local", "offload"}
     assert shares["offload"] == pytest.approx(0.5, abs=0.06)
-    regret = bins.regret(queries).set_index("policy")
+    regret = bins.regret(bins.bin_tables(queries)).set_index("policy")
     assert regret.loc["dynamic", "regret_share"] < 0.05 < regret.loc["local", "regret_share"]
 
 
@@ -138,7 +140,8 @@ def test_accounting_turns_the_winner(make_campaign: Maker) -> None:
     """At 18 Mbit/s offload beats split 5 as uint8 pixels, and loses as float32 pixels."""
     root = make_campaign(policies=("local", "offload", "static:5"), steps=((0, 18_000_000),))
     data = load_dataset(root)
-    table = accountings(data, with_floor(data))
+    queries = with_floor(data)
+    table = accountings(data, queries, bins.bin_tables(queries))
     assert table["basis"].tolist() == ["measured", "measured", "computed", "computed"]
     assert table["best_static"].tolist() == ["offload", "static:5", "offload", "static:5"]
     assert table["offload_share"].isna().tolist() == [False, True, False, False]
@@ -148,7 +151,10 @@ def test_computed_accounting_adds_the_serialisation_of_the_wider_elements(
     make_campaign: Maker,
 ) -> None:
     data = load_dataset(make_campaign(policies=("static:5",), steps=STEADY, duration_s=4))
-    table = accountings(data, with_floor(data)).set_index("accounting")["best_mean_ms"]
+    queries = with_floor(data)
+    table = accountings(data, queries, bins.bin_tables(queries)).set_index("accounting")[
+        "best_mean_ms"
+    ]
     narrow, wide = (serialisation_ns(n * COSTS["5"][4], 10_000_000) for n in (1, 2))
     added_ms = table["uint8 pixels, float32 features"] - table["uint8 pixels, float16 features"]
     assert added_ms == pytest.approx((wide - narrow) / MS, abs=1e-3)
@@ -164,7 +170,7 @@ def test_answer_says_better_worse_and_undecided(make_campaign: Maker) -> None:
         changed.loc[:, "e2e_ns"] = 100 * MS * spread
         rows = changed["policy"] == "dynamic"
         changed.loc[rows, "e2e_ns"] *= dynamic_ms / 100
-        return answer(data, changed, "wander", "none")
+        return answer(data, changed, bins.bin_tables(changed), "wander", "none")
 
     assert re.search(r"dynamic took 80(\.\d)? ms on average, 20\u00a0%", told(80))
     assert "less than the best static choice" in told(80)
@@ -185,9 +191,11 @@ def test_failed_queries_are_counted_and_kept_out_of_the_latencies(golden: Path) 
 
 def test_empty_condition_gives_empty_tables(golden: Path) -> None:
     queries = with_floor(load_dataset(golden)).iloc[:0]
-    for metric in (metrics.latency, metrics.breakdown, metrics.choices, bins.gains, bins.regret):
-        assert isinstance(metric(queries), pd.DataFrame)
-        assert len(metric(queries)) == 0
+    made = [of(queries) for of in (metrics.latency, metrics.breakdown, metrics.choices)]
+    made += [of(bins.bin_tables(queries)) for of in (bins.gains, bins.regret, bins.fastest)]
+    for table in made:
+        assert isinstance(table, pd.DataFrame)
+        assert len(table) == 0
 
 
 def test_accuracy_counts_the_images_of_each_split_and_needs_labels(golden: Path) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.bins import bin_tables
 from analysis.superiority import corrected, holm, overall, superiority
 
 S = 10**9
@@ -30,7 +31,7 @@ def test_holm_is_the_published_example() -> None:
 
 
 def test_a_known_difference_is_found() -> None:
-    (row,) = superiority(queries(0.9, 1), "l", "none")
+    (row,) = superiority(bin_tables(queries(0.9, 1)), "l", "none")
     assert row["p"] < 0.01
     # Two lognormal noises of 0.1 apart by log 0.9: Phi(0.105 / 0.1414) = 0.77.
     assert row["probability_low"] < 0.77 < row["probability_high"]
@@ -38,12 +39,19 @@ def test_a_known_difference_is_found() -> None:
 
 
 def test_no_difference_is_found_about_as_seldom_as_promised() -> None:
-    found = [superiority(queries(1.0, seed, 30), "l", "none")[0]["p"] < 0.05 for seed in range(60)]
+    found = [
+        superiority(bin_tables(queries(1.0, seed, 30)), "l", "none")[0]["p"] < 0.05
+        for seed in range(60)
+    ]
     assert 0.0 <= np.mean(found) <= 0.13
 
 
 def test_the_table_is_one_question() -> None:
-    rows = [r for seed in range(5) for r in superiority(queries(0.97, seed, 20), "l", "none")]
+    rows = [
+        r
+        for seed in range(5)
+        for r in superiority(bin_tables(queries(0.97, seed, 20)), "l", "none")
+    ]
     frame = corrected(rows)
     assert (frame["p_holm"] >= frame["p"]).all()
     assert corrected([]).empty
