@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-import testbed
 from analysis.figures.bottlenecks import draw_bottlenecks
 from analysis.figures.style import style
+from analysis.page import render
 
 
 def write_page(
@@ -31,20 +29,13 @@ def write_page(
         draw_bottlenecks(documents).savefig(
             buffer, format="png", dpi=150, metadata={"Software": None}
         )
-    environment = Environment(
-        loader=PackageLoader("analysis", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("bottlenecks.html.j2").render(
+    page = render(
+        "bottlenecks.html.j2",
         title=title,
         description=description,
         figure=f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
         models=[_row(document) for document in documents],
         below_pixels=sum(_least(document) < 0.25 for document in documents),
-        version=testbed.__version__,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")

@@ -93,8 +93,7 @@ def figures(campaign: Campaign) -> pd.DataFrame:
     """The headline figures with their intervals: mean latencies, and gains of dynamic."""
     rows: list[dict[str, Any]] = []
     for link, load in campaign.data.conditions:
-        queries = campaign.queries
-        part = queries[(queries["link"] == link) & (queries["load"] == load)]
+        part = metrics.under(campaign.queries, link, load)
         place = {"link": link, "load": load}
         for row in metrics.latency(part).to_dict("records"):
             ends = {"low": row["mean_ms_low"], "high": row["mean_ms_high"]}
@@ -125,10 +124,7 @@ def differences(a: Campaign, b: Campaign) -> pd.DataFrame:
     same_model = a.data.experiment.get("model") == b.data.experiment.get("model")
     rows = []
     for link, load in [c for c in a.data.conditions if c in b.data.conditions]:
-        tables = [
-            bins.bin_tables(c.queries[(c.queries["link"] == link) & (c.queries["load"] == load)])
-            for c in (a, b)
-        ]
+        tables = [bins.bin_tables(metrics.under(c.queries, link, load)) for c in (a, b)]
         for policy in tables[0]:
             means_alike = same_model or split_of(policy) in (None, LOCAL, OFFLOAD)
             if policy not in tables[1] or not means_alike:

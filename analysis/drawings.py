@@ -13,23 +13,32 @@ from analysis.figures.fleet import draw_fleet
 from analysis.figures.lateness import draw_lateness
 from analysis.figures.parts import draw_parts
 from analysis.figures.prediction import draw_prediction, predicted
-from analysis.figures.style import Drawing, palette
+from analysis.figures.style import Drawing
 from analysis.figures.timeline import draw_timeline, timeline_data
 from analysis.fleet import devices_of
 from analysis.interactive import steps
 
 
 def condition_drawings(
-    data: Dataset, rows: pd.DataFrame, judged: pd.DataFrame, link: str, load: str
+    data: Dataset,
+    rows: pd.DataFrame,
+    judged: pd.DataFrame,
+    colours: dict[str, str],
+    condition: tuple[str, str],
 ) -> Iterator[Drawing]:
     """The figures of one condition, from its queries; none where nothing was measured.
 
-    ``judged`` holds the same queries as :func:`analysis.hindsight.hindsight` gives them.
+    Args:
+        data: the campaign.
+        rows: the condition's queries.
+        judged: the same as :func:`analysis.hindsight.hindsight` gives them.
+        colours: of each split and policy.
+        condition: link and load.
     """
     done = metrics.counted(rows)
     if not len(done):
         return
-    key = f"{link}.{load}"
+    key = ".".join(condition)
     if len(devices_of(data)) > 1:
         yield Drawing(
             f"fleet.{key}",
@@ -39,13 +48,24 @@ def condition_drawings(
             draw_fleet(rows),
             _distribution(done, ["policy", "device"], "e2e_ns"),
         )
-    yield _timeline(data, rows, judged, link, load)
+    # One trial is shown: the first that has a result, so that every row meets the same trace.
+    trial = int(done["trial"].min())
+    runs = [r for r in data.runs if (r.link, r.load, r.trial) == (*condition, trial)]
+    yield Drawing(
+        f"timeline.{key}",
+        "The trace, and what each policy made of it",
+        f"Trial {trial}: where the rate set falls, latencies that cross the link rise; the band "
+        "below them shows the split chosen, the thin one above it the best by the rates set and "
+        "the load that was.",
+        draw_timeline(data, rows, judged, runs, colours),
+        timeline_data(data, rows, judged, runs),
+    )
     yield Drawing(
         f"distribution.{key}",
         "Distribution of latency",
         "Further left is faster; a long flat tail to the right is what the slow moments of the "
         "link cost.",
-        draw_distribution(rows, palette(data)),
+        draw_distribution(rows, colours),
         _distribution(done, ["policy"], "e2e_ns"),
         in_page=False,
     )
@@ -63,26 +83,9 @@ def condition_drawings(
             "Predicted against measured, estimated against set",
             "Points on the line were right; above it, the query took longer than predicted, or the "
             "link was taken for faster than it was.",
-            draw_prediction(rows, palette(data)),
+            draw_prediction(rows, colours),
             _prediction(told),
         )
-
-
-def _timeline(
-    data: Dataset, rows: pd.DataFrame, judged: pd.DataFrame, link: str, load: str
-) -> Drawing:
-    # One trial is shown: the first that has a result, so that every row meets the same trace.
-    trial = int(metrics.counted(rows)["trial"].min())
-    runs = [r for r in data.runs if (r.link, r.load, r.trial) == (link, load, trial)]
-    return Drawing(
-        f"timeline.{link}.{load}",
-        "The trace, and what each policy made of it",
-        f"Trial {trial}: where the rate set falls, latencies that cross the link rise; the band "
-        "below them shows the split chosen, the thin one above it the best by the rates set and "
-        "the load that was.",
-        draw_timeline(data, rows, judged, runs, palette(data)),
-        timeline_data(data, rows, judged, runs),
-    )
 
 
 def link_drawings(data: Dataset) -> list[Drawing]:

@@ -103,11 +103,11 @@ def _levels(data: Dataset, run: Run, t_s: Floats) -> Floats:
 def _server(done: pd.DataFrame, costs: Mapping[str, Mapping[str, Costs]]) -> pd.DataFrame:
     """Median wait and slowdown of the server under each load and level."""
     crossed = done[done["bytes_up"] > 0]
-    usual = {
-        (d, split): cost.server_ns for d, found in costs.items() for split, cost in found.items()
-    }
-    asked = zip(crossed["device"].astype(str), crossed["split"].astype(str), strict=True)
-    usual_ns = np.array([usual[key] for key in asked], dtype=float)
+    usual_ns = np.full(len(crossed), np.nan)
+    for device, found in costs.items():
+        own = np.asarray(crossed["device"] == device)
+        of_split = {split: cost.server_ns for split, cost in found.items()}
+        usual_ns[own] = crossed["split"][own].map(of_split).astype(float)
     slow = (crossed["tail_ns"] + crossed["decode_ns"]) / usual_ns
     return crossed.assign(slow=slow).groupby(_KEYS)[["server_wait_ns", "slow"]].median()
 

@@ -36,6 +36,11 @@ def counted(queries: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return kept[(queries["kind"] == "measured") & result]
 
 
+def under(rows: pd.DataFrame, link: str, load: str) -> pd.DataFrame:
+    """The rows of one condition."""
+    return rows[(rows["link"] == link) & (rows["load"] == load)]
+
+
 def by_policy(queries: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(policy, its rows) in the order of display."""
     return [

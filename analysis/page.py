@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +87,6 @@ def report_page(
         archive=str(data.campaign.get("archive_sha256", ""))[:12],
         source=data.environments.get("orchestrator", {}).get("source", {"revision": None}),
         commands=_commands(data),
-        script=resources.files("analysis").joinpath("report.js").read_text(),
     )
 
 

@@ -18,6 +18,7 @@ from analysis.drawings import condition_drawings, link_drawings
 from analysis.environment import environment_tables
 from analysis.figures.style import palette, style
 from analysis.fleet import fleet_tables
+from analysis.frames import KINDS
 from analysis.hindsight import costs_by_trial, hindsight
 from analysis.interactive import interactive_distribution
 from analysis.markdown import markdown
@@ -47,11 +48,11 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
         (folder / name).mkdir(parents=True)
     queries = with_floor(data)
     judged = hindsight(data, queries)
-    rows = {key: queries[_under(queries, *key)] for key in data.conditions}
+    rows = {key: metrics.under(queries, *key) for key in data.conditions}
     binned = {key: bin_tables(part) for key, part in rows.items()}
     with style():
         sections = [
-            _section(data, part, binned[key], judged[_under(judged, *key)], *key)
+            _section(data, part, binned[key], metrics.under(judged, *key), *key)
             for key, part in rows.items()
         ]
         shared = link_drawings(data)
@@ -67,12 +68,12 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     summary["matrix"] = plain_rows(matrix(data, costs))
     summary["answer"] = headline([s.answer for s in sections], gains)
     summary |= told_doubts(trust.doubts(data, queries, transfers))
-    for name, rows in summary["tables"].items():
-        pd.DataFrame(rows).to_csv(folder / "tables" / f"{name}.csv", index=False)
+    for name, told in summary["tables"].items():
+        pd.DataFrame(told).to_csv(folder / "tables" / f"{name}.csv", index=False)
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (folder / "summary.json").write_text(text + "\n")
     (folder / "report.md").write_text(markdown(data.name, summary, sections, tables, shared))
-    for kind in ("queries", "changes", "samples", "load", "server"):
+    for kind in KINDS:
         frame: pd.DataFrame = getattr(data, kind)
         frame.to_parquet(folder / "records" / f"{kind}.parquet", index=False)
     page = folder / "report.html"
@@ -80,14 +81,10 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     return page
 
 
-def _under(frame: pd.DataFrame, link: str, load: str) -> pd.Series:
-    return (frame["link"] == link) & (frame["load"] == load)
-
-
 def _section(
     data: Dataset, rows: pd.DataFrame, binned: Binned, judged: pd.DataFrame, link: str, load: str
 ) -> Section:
-    key = f"{link}.{load}"
+    key, colours = f"{link}.{load}", palette(data)
     return Section(
         title=condition_name(link, load),
         key=key,
@@ -95,6 +92,6 @@ def _section(
         load=load,
         answer=answer(data, rows, binned, link, load),
         tables=condition_tables(data, rows, binned, judged),
-        drawings=list(condition_drawings(data, rows, judged, link, load)),
-        plot=interactive_distribution(rows, palette(data)) if len(metrics.counted(rows)) else "",
+        drawings=list(condition_drawings(data, rows, judged, colours, (link, load))),
+        plot=interactive_distribution(rows, colours) if len(metrics.counted(rows)) else "",
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from math import isfinite
@@ -10,9 +9,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from analysis.figures.style import Drawing, save, style
+from analysis.figures.style import Drawing, style
 from analysis.figures.sweep import (
     draw_best,
     draw_cells,
@@ -21,6 +18,7 @@ from analysis.figures.sweep import (
     draw_variants,
 )
 from analysis.formats import number, percent
+from analysis.page import render, save_all
 from analysis.policies import split_label
 from analysis.sweep import Sweep, best_static, errors, gain_map, load_sweep, shares
 from analysis.sweep_tables import (
@@ -61,7 +59,9 @@ def write_sweep_report(folder: Path) -> tuple[Path, dict[str, Any]]:
         *([loads_table(sweep)] if sweep.profile.get("loads") else []),
     ]
     with style():
-        images = [(drawing, _inline(drawing, out / "figures")) for drawing in _drawings(sweep)]
+        drawings = _drawings(sweep)
+        sources = save_all(drawings, out / "figures")
+    images = [(drawing, sources[drawing.name]) for drawing in drawings]
     summary = _summary(sweep, tables)
     for table in tables:
         table.frame.to_csv(out / "tables" / f"{table.name}.csv", index=False)
@@ -108,11 +108,6 @@ def _drawings(sweep: Sweep) -> list[Drawing]:
         figure = draw_cells(sweep)
         found.append(Drawing("cells", "Predicted against measured", caption, figure))
     return found
-
-
-def _inline(drawing: Drawing, folder: Path) -> str:
-    mime, data = save(drawing, folder)
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def answer(sweep: Sweep) -> str:
@@ -225,14 +220,8 @@ def _plain(value: Any) -> Any:
 def _render(
     sweep: Sweep, tables: list[Table], images: list[tuple[Drawing, str]], summary: dict[str, Any]
 ) -> str:
-    environment = Environment(
-        loader=PackageLoader("analysis", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("sweep.html.j2").render(
+    return render(
+        "sweep.html.j2",
         name=sweep.experiment["name"],
         description=sweep.experiment["description"],
         model=sweep.profile["model"],

@@ -184,7 +184,7 @@ def load_archive(path: Path, sha256: str, batch: int, device: torch.device) -> f
 
 
 def _refuse_unknown_operators(nodes: Sequence[dict[str, Any]]) -> None:
-    """Raises NotImplementedError naming the operators that this torch does not have."""
+    """Raises LookupError naming the operators that this torch does not have."""
     unknown = []
     for target in sorted({node["target"] for node in nodes if node["op"] == "call_function"}):
         try:
@@ -193,7 +193,7 @@ def _refuse_unknown_operators(nodes: Sequence[dict[str, Any]]) -> None:
             unknown.append(target)
     if unknown:
         more = ", …" if len(unknown) > _NAMES_SHOWN else ""
-        raise NotImplementedError(f"no operator {', '.join(unknown[:_NAMES_SHOWN])}{more}")
+        raise LookupError(f"no operator {', '.join(unknown[:_NAMES_SHOWN])}{more}")
 
 
 class _Reader:
