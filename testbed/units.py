@@ -22,6 +22,7 @@ _SIZE_BYTES = {
     "mib": 2**20,
     "gib": 2**30,
 }
+_BELOW = 2**63  # of base units: more than any experiment means, and a record's reader can hold it
 
 
 def _parse(text: object, units: dict[str, int], what: str, example: str) -> int:
@@ -29,7 +30,10 @@ def _parse(text: object, units: dict[str, int], what: str, example: str) -> int:
     factor = units.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
         raise ValueError(f'expected {what} such as "{example}", got {text!r}')
-    return round(float(match.group(1)) * factor)
+    number = float(match.group(1)) * factor
+    if number >= _BELOW:
+        raise ValueError(f'expected {what} such as "{example}", got far more: {text!r}')
+    return round(number)
 
 
 def parse_rate_bps(text: object) -> int:

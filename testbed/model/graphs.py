@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import operator
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -111,14 +112,17 @@ def exported_resolution(path: Path) -> int:
 def _read(path: Path) -> ExportedProgram:
     if not path.is_file():
         raise UserError(f"model.name: export:{path}: no such file")
+    logging.disable(logging.WARNING)  # torch logs the tracebacks of what it raises then
     try:
         return torch.export.load(path)
     except Exception as error:  # a file that is none shows itself in many ways
-        reason = str(error).strip().partition("\n")[0]
+        reason = str(error).strip().partition("\n")[0].partition(" Please check the warnings")[0]
         raise UserError(
             f"model.name: export:{path}: torch {torch.__version__} cannot read it "
             f"({type(error).__name__}: {reason}); write it with torch.export.save"
         ) from error
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _resolution_of(program: ExportedProgram, path: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
-import pickle
 import sys
 from functools import reduce
 from pathlib import Path
@@ -192,8 +191,8 @@ def _load_state(network: nn.Module, path: Path) -> None:
         if not isinstance(state, dict):
             raise TypeError(f"expected a dict of tensors, got {type(state).__name__}")
         reason = _misfit(network, state)
-    except (RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
-        reason = " ".join(str(error).split())[:300]
+    except Exception as error:  # a file that is none shows itself in many ways
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     if reason:
         raise UserError(
             f"model.weights: {path}: is no state dict of this model ({reason}); "

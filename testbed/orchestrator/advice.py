@@ -11,6 +11,8 @@ from testbed.model.table import LOCAL
 from testbed.policy.latency import Candidate, candidates_from_profile, predict_ns
 from testbed.records import SCHEMA_VERSION
 
+_LOAD_MOST = 1e6  # a server slower than that is none
+
 
 def advice(
     profile: Mapping[str, Any],
@@ -27,7 +29,8 @@ def advice(
     round trip and what the profile's own link took beyond serialisation, ``server_ns`` decode and
     tail under the load. The parts add up to ``total_ns``.
 
-    Raises UserError for another model's profile, a batch size it lacks, or a load below 1.
+    Raises UserError for another model's profile, a batch size it lacks, a rate of none, or a load
+    that is not within 1 and a million.
     """
     measured = profile["batches"]
     chosen = str(min(map(int, measured)) if batch is None else batch)
@@ -40,8 +43,15 @@ def advice(
             f"--device-profile: is of {found['model']}, not of {model}; profile that model: "
             "testbed profile EXPERIMENT"
         )
-    if load < 1:
-        raise UserError(f"--load: expected how many times slower the server is, got {load:g}")
+    if rate_bps < 1:
+        raise UserError(
+            "--rate: expected 1bit or more, got less; at none at all local is the split"
+        )
+    if not 1 <= load <= _LOAD_MOST:  # nan is neither
+        raise UserError(
+            "--load: expected how many times slower the server is, 1 (idle) to "
+            f"{_LOAD_MOST:,.0f}, got {load:g}"
+        )
     base_ns = found["base_network_ns"] + rtt_ns
     ranking = sorted(
         (_row(c, rate_bps, base_ns, load) for c in candidates_from_profile(found)),

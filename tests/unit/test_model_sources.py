@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,12 @@ def test_layers_of_a_persons_own_code(tmp_path: Path) -> None:
         ("export:own_nets.py", "cannot read it"),
     ],
 )
-def test_names_that_lead_nowhere(name: str, message: str) -> None:
+def test_names_that_lead_nowhere(name: str, message: str, caplog: pytest.LogCaptureFixture) -> None:
+    logging.getLogger("torch.export").addHandler(caplog.handler)
     with pytest.raises(UserError, match=message):
         find_bottlenecks(name, RESOLUTION)
+    logging.getLogger("torch.export").removeHandler(caplog.handler)
+    assert not caplog.records  # the error's one line is all
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,7 @@ def test_names_that_lead_nowhere(name: str, message: str) -> None:
         ("name: python:own_nets:sized, resolution: 64", "refuses 64x64 images"),
         ("name: mobilenet_v2, resolution: 32, weights: none.pt", "neither 'random', nor a file"),
         ("name: python:own_nets:build, weights: own.pt", "1 missing: head.bias; 1 unexpected: b"),
+        ("name: python:own_nets:build, weights: junk.pt", "is no state dict of this model"),
         ("name: python:own_nets:silent", "expected one output tensor (N, outputs), got NoneType"),
         ("name: python:own_nets:wordy", "expected one output tensor (N, outputs), got str"),
     ],
@@ -153,6 +158,7 @@ def test_a_model_that_cannot_be_had_is_one_line_and_leaves_nothing(
     state = zoo.build("python:own_nets:build", "random", 0, RESOLUTION).state_dict()
     state["b"] = state.pop("head.bias")
     torch.save(state, "own.pt")
+    Path("junk.pt").write_text("junk")
     if "resolution" not in model:
         model += ", resolution: 32"
     Path("bad.yaml").write_text(

@@ -74,8 +74,11 @@ def test_parts_add_up_and_the_ranking_rises(rate_bps: int, rtt_ns: int, load: fl
 def test_bad_questions_are_told_the_remedy() -> None:
     with pytest.raises(UserError, match="the profile has 1, 4"):
         ask(10**6, batch=2)
-    with pytest.raises(UserError, match="--load"):
-        ask(10**6, load=0.5)
+    for load in (0.5, -1.0, float("nan"), float("inf"), 1e308):
+        with pytest.raises(UserError, match="how many times slower"):
+            ask(10**6, load=load)
+    with pytest.raises(UserError, match="--rate"):
+        ask(0)
     with pytest.raises(UserError, match="is of torchvision:efficientnet_b0"):
         advice(PROFILE, "resnet18", rate_bps=1, rtt_ns=0, batch=1, load=1)
 

@@ -42,6 +42,10 @@ def test_accepts(parse, text, value) -> None:
         (parse_duration_ns, "100"),
         (parse_duration_ns, "5 fortnights"),
         (parse_size_bytes, "12mbit"),
+        (parse_rate_bps, "nan"),
+        (parse_rate_bps, "1e9bit"),
+        (parse_rate_bps, "9" * 400 + "gbit"),  # inf as a float
+        (parse_duration_ns, "99999999999h"),
     ],
 )
 def test_refuses_and_shows_an_example(parse, text) -> None:
