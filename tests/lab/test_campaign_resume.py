@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 schema_version: 1
 name: tiny
-model: {name: resnet18, resolution: 64}
+model: {name: mnasnet0_5, resolution: 64}
 candidates: ["5"]
 encoding: {features: float32}
 links: {fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}}
