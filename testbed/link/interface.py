@@ -92,17 +92,21 @@ class ShapedInterface:
         """
         if self.tree.outage == "down":
             return partial(self._ipr.link, "set", index=self._shaped_index, state="down")
+        if self.tree.outage == "drop":
+            return self._drop
         tree = self.tree.held(left_ns)
         request = qdisc.encode_rate(self._ahead, self._shaped_index, tree)
 
         def act() -> None:
             qdisc.change_rate(self._ahead, tree, request)
             self.tree = tree
-            if tree.outage == "drop" and not self._dropping:
-                self._dropping = True
-                qdisc.swap_leaf(self._ipr, self._shaped_index, tree, dropping=True)
 
         return act
+
+    def _drop(self) -> None:
+        if not self._dropping:
+            self._dropping = True
+            qdisc.swap_leaf(self._ipr, self._shaped_index, self.tree, dropping=True)
 
     def _bring_up(self) -> None:
         if self._ipr.get_links(self._shaped_index)[0]["state"] == "down":

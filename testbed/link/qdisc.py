@@ -174,6 +174,7 @@ def _set_class(ipr: IPRoute, command: str, index: int, tree: Tree) -> None:
         cburst=burst,
         quantum=tree.quantum_bytes,
         overhead=tree.overhead_bytes,
+        mpu=tree.least_bytes,
         prio=0,
     )
 

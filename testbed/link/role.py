@@ -195,7 +195,7 @@ class LinkRole:
             "late_ns": applied_ns - planned_ns,
             "took_ns": applied_ns - begun_ns,
             "rate_bps": event.rate_bps,
-            "class_bps": side.tree.class_bps,
+            "class_bps": 0 if event.outage_ns else side.tree.class_bps,
             "burst_bytes": side.tree.burst_bytes,
             **(outage if event.outage_ns else {}),
         }

@@ -34,8 +34,8 @@ MIN_QUANTUM_BYTES, MAX_QUANTUM_BYTES = framing.LINK_FRAME_BYTES, 60_000
 MIN_QUEUE_PACKETS = 2
 INGRESS_HANDLE = 0xFFFF0000
 DROP_HANDLE = 0x5D7E0000
-# What HTB is told to add to each packet's size while the link is held (see Tree.held).
-HOLD_CHARGE_BYTES = 60_000
+# What HTB is told that each packet weighs while the link is held (see Tree.held); 16 bits.
+HELD_PACKET_BYTES = 60_000
 MAX_HOLD_NS = 59 * 10**9  # HTB forgets debts beyond a minute
 OUTAGES = ("drop", "hold", "down")
 
@@ -101,8 +101,9 @@ class Tree:
         """The same tree with nothing passing for so long.
 
         HTB charges a packet in time, at the rate of the moment. Here every packet is charged as
-        60 kB at a rate at which these last as long as the hold: at most one passes, and its debt
-        is paid when the hold is over. A lower rate alone would owe for seconds afterwards.
+        60 kB, whatever its size, at a rate at which these last as long as the hold: at most one
+        passes, and its debt is paid when the hold is over. A lower rate alone would owe for
+        seconds afterwards.
         """
         return replace(self, hold_ns=max(1, min(left_ns, MAX_HOLD_NS)))
 
@@ -110,7 +111,7 @@ class Tree:
     def class_bytes_per_s(self) -> int:
         """The class's rate and ceil as the kernel holds it: link bytes per second."""
         if self.hold_ns:
-            return -(-HOLD_CHARGE_BYTES * 10**9 // self.hold_ns)
+            return -(-HELD_PACKET_BYTES * 10**9 // self.hold_ns)
         return -(-framing.class_rate_bps(self.rate_bps) // 8)
 
     @property
@@ -132,8 +133,13 @@ class Tree:
 
     @property
     def overhead_bytes(self) -> int:
-        """What the class adds to each packet's size."""
-        return HOLD_CHARGE_BYTES if self.hold_ns else 0
+        """What the class adds to each packet's size: a full one then weighs what it is to."""
+        return HELD_PACKET_BYTES - framing.LINK_FRAME_BYTES if self.hold_ns else 0
+
+    @property
+    def least_bytes(self) -> int:
+        """What the class takes a smaller packet for, that addition included."""
+        return HELD_PACKET_BYTES if self.hold_ns else 0
 
     @property
     def quantum_bytes(self) -> int:

@@ -199,6 +199,9 @@ def main() -> int:
     args.output.write_text(json.dumps(found, indent=1) + "\n")
     write_fidelity_figure(found, args.output.with_suffix(".png"))
     print(f"{_line({**found['median'], 'disturbed': False})}  median of {found['undisturbed']}")
+    if gaps := found["runs"][0]["capacity_bps_100ms"].count(0):
+        idle_bps = found["median"]["idle_bps_100ms"]
+        print(f"apart: {gaps} steps without capacity, {idle_bps / 1e3:.1f} kbit/s carried in them")
     rtt = found["rtt_ms"]
     print(
         f"round trip p50 {rtt['shaped']:.2f} ms shaped, {rtt['unshaped']:.2f} unshaped, "

@@ -137,9 +137,11 @@ def test_what_passes_while_held_owes_the_whole_hold_and_no_more(
     rate_bps: int, left_ns: int
 ) -> None:
     tree = Tree("eth1", rate_bps, 0).held(left_ns)
-    owed_ns = (tree.overhead_bytes + 1514) * 10**9 / tree.class_bytes_per_s
-    assert left_ns * 0.999 <= owed_ns * 1.001 <= left_ns * 1.03 + 10**9 / tree.class_bytes_per_s
-    assert tree.with_rate(rate_bps).overhead_bytes == 0
+    for size in (60, 1514):
+        weight = max(size + tree.overhead_bytes, tree.least_bytes)
+        owed_ns = weight * 10**9 / tree.class_bytes_per_s
+        assert left_ns * (1 - 1 / tree.class_bytes_per_s) <= owed_ns <= left_ns
+    assert tree.with_rate(rate_bps).overhead_bytes == tree.with_rate(rate_bps).least_bytes == 0
 
 
 def test_impossible_impairments_are_refused() -> None:
