@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from analysis.documents import Document, read_document, read_optional
+from analysis.documents import Document, read_optional
 from analysis.streams import parse_stream, schema
 from testbed.errors import UserError
-from testbed.records import MANIFEST, STREAMS, belongs_to_records, sha256_file
+from testbed.records import MANIFEST, STREAMS, belongs_to_records, read_json, sha256_file
 
 _READERS = 4
 
@@ -73,7 +73,7 @@ def audit(folder: Path) -> Audit:
 
 
 def _audit_campaign(folder: Path, runs: list[Path], found: Audit) -> None:
-    campaign = read_document(folder / "campaign.json")
+    campaign = read_json(folder / "campaign.json", "state", "runs")
     if campaign["state"] != "complete":
         found.notes.append(f"campaign.json: the campaign is {campaign['state']}")
     begun = {run.name for run in runs if run.parent == folder}
@@ -89,7 +89,7 @@ def _audit_campaign(folder: Path, runs: list[Path], found: Audit) -> None:
             "go on with: testbed run --resume FOLDER"
         )
         return
-    checksums = read_document(folder / MANIFEST)["checksums"]
+    checksums = read_json(folder / MANIFEST, "checksums")["checksums"]
     vouched = {Path(name) for name in (*checksums, MANIFEST)}
     for name, digest in checksums.items():
         _check(folder / name, name, digest, found)
@@ -105,7 +105,7 @@ def proof_faults(folder: Path) -> list[str]:
     """What of a campaign's own proofs is missing, or was changed since it ended; runs apart."""
     found = Audit(str(folder))
     found.faults += [f"{name}: missing" for name in PROOFS if not (folder / name).is_file()]
-    manifest = read_optional(folder / MANIFEST) or {}
+    manifest = read_optional(folder / MANIFEST, "checksums") or {}
     for name, digest in manifest.get("checksums", {}).items():
         if "/" not in name and (folder / name).is_file():
             _check(folder / name, name, digest, found)
@@ -127,10 +127,10 @@ def _check(path: Path, name: str, digest: str, found: Audit) -> None:
 
 def _audit_run(folder: Path, name: str, told: str) -> Audit:
     found = Audit(told, runs=1)
-    read_document(folder / "plan.json")
+    read_json(folder / "plan.json")
     manifest: Document = {}
     if (folder / MANIFEST).is_file():
-        manifest = read_document(folder / MANIFEST)
+        manifest = read_json(folder / MANIFEST, "checksums", "counts")
     else:
         found.notes.append(f"{name}: no manifest, so it was cut short")
     checksums: dict[str, str] = manifest.get("checksums", {})
@@ -145,7 +145,7 @@ def _audit_run(folder: Path, name: str, told: str) -> Audit:
         found.faults += [f"{name}/{file}: not written by the run" for file in sorted(extra)]
     for path in _files(folder):
         if path.suffix == ".json":
-            read_document(path)
+            read_json(path)
     for file, stream in streams.items():
         if (folder / file).is_file():
             _audit_stream(folder / file, f"{name}/{file}", stream, manifest, found)

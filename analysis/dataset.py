@@ -13,13 +13,16 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.clocks import Axis, clocks_of
-from analysis.documents import Document, read_document, read_optional
+from analysis.documents import Document, read_optional
 from analysis.environment import read_environments
 from analysis.frames import FACTORS, STREAMS, Streams, joined
 from analysis.streams import parse_stream
 from testbed.errors import UserError
-from testbed.records import sha256_file
+from testbed.records import MANIFEST, read_json, sha256_file
 
+# What a run's own documents must hold.
+_PLAN = (*FACTORS, "index", "trial", "duration_ns", "schedules")
+_MANIFEST = ("state", "validity", "reasons", "experiment", "t0_ns", "checksums")
 PROFILE_RUN = "profile"  # and profile-<host> of each further kind of device
 
 
@@ -122,7 +125,7 @@ def load_dataset(path: Path) -> Dataset:
     single = (path / "plan.json").is_file()
     root = path.parent if single else path
     folders = [path] if single else sorted(p.parent for p in path.glob("*/plan.json"))
-    campaign = read_optional(root / "campaign.json") or {}
+    campaign = read_optional(root / "campaign.json", "state", "runs") or {}
     if not single and not campaign and not folders:
         raise UserError(
             f"{path}: expected a campaign folder (campaign.json) or a run folder (plan.json), "
@@ -138,17 +141,17 @@ def load_dataset(path: Path) -> Dataset:
         loaded = list(pool.map(lambda folder: _load_run(folder, environments), chosen))
     loaded.sort(key=lambda pair: pair[0].index)
     runs = tuple(run for run, _ in loaded)
-    resolved = (read_optional(root / "experiment.resolved.json") or {}).get("experiment")
+    resolved = read_optional(root / "experiment.resolved.json", "experiment") or {}
     manifests = [run.manifest for run in runs if run.manifest]
-    experiment = resolved or (manifests[0]["experiment"] if manifests else {})
+    experiment = resolved.get("experiment") or (manifests[0]["experiment"] if manifests else {})
     return Dataset(
         root=path,
         name=str(experiment.get("name") or campaign.get("experiment") or path.name),
         runs=runs,
         campaign={} if single else campaign,
         experiment=experiment,
-        profile=read_optional(root / "profile.json"),
-        verify=read_optional(root / "verify.json"),
+        profile=read_optional(root / "profile.json", "candidates"),
+        verify=read_optional(root / "verify.json", "splits"),
         environments=environments,
         recorded=recorded,
         **joined([streams for _, streams in loaded]),
@@ -156,8 +159,8 @@ def load_dataset(path: Path) -> Dataset:
 
 
 def _load_run(folder: Path, environments: dict[str, Document]) -> tuple[Run, Streams]:
-    plan = read_document(folder / "plan.json")
-    manifest = read_optional(folder / "manifest.json")
+    plan = read_json(folder / "plan.json", *_PLAN)
+    manifest = read_optional(folder / MANIFEST, *_MANIFEST)
     tables, altered, lost = _read_streams(folder, manifest or {})
     clock = read_optional(folder / "clock.json") or {}
     axis = Axis.of_run((manifest or {}).get("t0_ns", {}), clocks_of(clock, environments), tables)

@@ -9,9 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.documents import Document, read_document
+from analysis.documents import Document
 from analysis.formats import ABSENT, Cell, known, number, yes_no
 from analysis.tables import Column, Table, text
+from testbed.records import read_json
 
 Value = str | float | bool | None
 Read = Callable[[Document], Value]
@@ -138,7 +139,7 @@ FACTS: dict[str, Fact] = {
 def read_environments(folder: Path) -> dict[str, Document]:
     """Each host's document in a campaign's or a run's folder."""
     return {
-        file.name.split(".", 1)[1].removesuffix(".json"): read_document(file)
+        file.name.split(".", 1)[1].removesuffix(".json"): read_json(file)
         for file in sorted(folder.glob("environment.*.json"))
     }
 

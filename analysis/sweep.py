@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.documents import Document, read_document, read_optional
+from analysis.documents import Document, read_optional
 from analysis.policies import ordered_splits
 from testbed.errors import UserError
 from testbed.framing import serialisation_ns
 from testbed.model.table import LOCAL, OFFLOAD
+from testbed.records import read_json
 
 Floats = NDArray[np.float64]
 
@@ -99,11 +100,11 @@ def load_sweep(folder: Path) -> Sweep:
     cells = folder / "cells.json"
     return Sweep(
         folder,
-        dict(read_document(folder / "experiment.resolved.json")["experiment"]),
-        read_document(folder / "profile.json"),
-        dict(read_document(folder / "encodings.json")["batches"]),
-        tuple(read_document(cells)["cells"]) if cells.is_file() else (),
-        dict(read_document(folder / "verify.json")["splits"]),
+        dict(read_json(folder / "experiment.resolved.json", "experiment")["experiment"]),
+        read_json(folder / "profile.json", "batches"),
+        dict(read_json(folder / "encodings.json", "batches")["batches"]),
+        tuple(read_json(cells, "cells")["cells"]) if cells.is_file() else (),
+        dict(read_json(folder / "verify.json", "splits")["splits"]),
         tuple((read_optional(folder / "link_verification.json") or {}).get("faults", ())),
     )
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path, PurePath
 from typing import Any
 
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, UserError
 
 SCHEMA_VERSION = 1
 
@@ -52,6 +52,38 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+
+
+def read_json(
+    path: Path,
+    *needs: str,
+    remedy: str = "give the whole folder of a campaign, from this release or an older one",
+) -> dict[str, Any]:
+    """A document as :func:`write_json` writes it, with the keys that it ``needs``.
+
+    Raises UserError, in one line with the ``remedy``, where it is missing, cut short, no such
+    document, or of a newer release.
+    """
+    try:
+        document = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {remedy}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path}: expected a JSON document, got what breaks off or is none ({error}); {remedy}"
+        ) from error
+    if not isinstance(document, dict):
+        kind = type(document).__name__
+        raise UserError(f"{path}: expected a JSON object, got a {kind}; {remedy}")
+    version = document.get("schema_version")
+    if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
+        raise UserError(
+            f"{path}: schema_version: this release reads up to {SCHEMA_VERSION}, got {version!r}; "
+            f"{remedy}"
+        )
+    if missing := [key for key in needs if key not in document]:
+        raise UserError(f"{path}: expected the key {missing[0]!r}, got none; {remedy}")
+    return document
 
 
 def sha256_file(path: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from rich.table import Table
 
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
 from testbed.errors import TestbedError, UserError
-from testbed.records import cannot_write
+from testbed.records import cannot_write, read_json
 from testbed.units import format_duration, format_rate
 
 if TYPE_CHECKING:
@@ -121,13 +120,13 @@ def run(args: argparse.Namespace, out: Output) -> int:
 def _inputs(args: argparse.Namespace) -> tuple[Experiment, dict[str, str]]:
     """The experiment, and the two files' names as given now or, to resume, then."""
     from testbed.config import load_experiment
-    from testbed.orchestrator.inputs import kept, read_kept
+    from testbed.orchestrator.inputs import kept
 
     if (args.experiment is None) == (args.resume is None):
         raise UserError("run: expected an experiment file or --resume CAMPAIGN, one of the two")
     files: dict[str, str] = {}
     if args.resume is not None:
-        files = read_kept(args.resume / "campaign.json").get("files", {})
+        files = read_json(args.resume / "campaign.json").get("files", {})
         experiment = kept(args.resume)
     else:
         files = {"experiment": str(args.experiment)}
@@ -215,7 +214,7 @@ def _write_report(folder: Path) -> Path:
 
 def verdict(report: Path) -> dict[str, Any]:
     """Whether a report's figures can be trusted, as its summary says."""
-    found: dict[str, Any] = json.loads((report.parent / "summary.json").read_text())["verdict"]
+    found: dict[str, Any] = read_json(report.parent / "summary.json", "verdict")["verdict"]
     return found
 
 

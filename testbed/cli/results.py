@@ -12,6 +12,7 @@ from typing import Any
 from testbed.cli.campaign import tell_verdict, verdict
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
 from testbed.errors import UserError
+from testbed.records import read_json
 
 
 def verify(args: argparse.Namespace, out: Output) -> int:
@@ -57,12 +58,12 @@ def reproduce(args: argparse.Namespace, out: Output) -> int:
     from analysis.report import write_report
     from testbed.config import load_inventory
     from testbed.orchestrator.campaign import Campaign
-    from testbed.orchestrator.inputs import kept, read_kept
+    from testbed.orchestrator.inputs import kept
     from testbed.orchestrator.terminal import Logged, outliving_terminal
     from testbed.progress import Display
 
     experiment = kept(args.campaign)
-    before = read_kept(args.campaign / "campaign.json")
+    before = read_json(args.campaign / "campaign.json")
     files = {**before.get("files", {}), "inventory": str(args.inventory)}
     with Display(out.console) as display:
         listener = Logged(display)

@@ -14,7 +14,7 @@ from pathlib import Path
 from testbed.config.experiment import ModelSpec
 from testbed.errors import UserError
 from testbed.model.table import SplitTable
-from testbed.records import SCHEMA_VERSION, sha256_file, write_json
+from testbed.records import SCHEMA_VERSION, read_json, sha256_file, write_json
 
 _ARCHIVE, _TABLE = "model.archive", "table.json"
 
@@ -53,9 +53,13 @@ def prepare(spec: ModelSpec, cache: Path | None = None) -> Prepared:
             except OSError:
                 if not folder.is_dir():
                     raise  # else another process has exported the same in the meantime
-    document = json.loads((folder / _TABLE).read_text())
     archive = folder / _ARCHIVE
-    if not archive.is_file() or sha256_file(archive) != document["archive_sha256"]:
+    try:
+        document = read_json(folder / _TABLE, "archive_sha256", "table")
+        whole = archive.is_file() and sha256_file(archive) == document["archive_sha256"]
+    except UserError:
+        whole = False
+    if not whole:
         shutil.rmtree(folder)
         return prepare(spec, cache)
     return Prepared(archive, document["archive_sha256"], SplitTable.from_json(document["table"]))

@@ -14,8 +14,8 @@ from typing import Any
 
 from testbed import __version__
 from testbed.errors import TestbedError, UserError
-from testbed.orchestrator.inputs import read_kept, source_revision
-from testbed.records import LOCK, SCHEMA_VERSION, sha256_file
+from testbed.orchestrator.inputs import source_revision
+from testbed.records import LOCK, SCHEMA_VERSION, read_json, sha256_file
 
 _ROOT = Path(__file__).parents[2]
 # What of the project goes with the records, where it runs from a checkout.
@@ -45,7 +45,7 @@ def write_bundle(campaign: Path, out: Path) -> Path:
 
     Raises UserError where the folder is no campaign, or the archive is there already.
     """
-    state = read_kept(campaign / "campaign.json")["state"]
+    state = read_json(campaign / "campaign.json", "state")["state"]
     if state == "running":
         raise UserError(f"{campaign}: is still running, or was killed; go on with run --resume")
     if out.exists():
@@ -105,7 +105,7 @@ def unpacked(bundle: Path) -> Iterator[tuple[Path, list[str]]]:
                 archive.extractall(folder, filter="data")
         except (OSError, EOFError, tarfile.TarError) as error:
             raise UserError(f"{bundle}: expected a bundle (.tar.gz), got: {error}") from error
-        checksums: dict[str, Any] = read_kept(folder / _LIST)["checksums"]
+        checksums: dict[str, Any] = read_json(folder / _LIST, "checksums")["checksums"]
         there = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
         faults = [f"{n}: missing from the bundle" for n in checksums if n not in there]
         faults += [

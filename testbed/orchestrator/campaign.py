@@ -15,7 +15,6 @@ from testbed.orchestrator.inputs import (
     keep,
     keep_environment,
     keep_pictures,
-    read_kept,
     real_pictures,
 )
 from testbed.orchestrator.ledger import Ledger
@@ -40,7 +39,7 @@ from testbed.orchestrator.store import (
     sole_writer,
 )
 from testbed.orchestrator.wholeness import verify
-from testbed.records import MANIFEST, write_json
+from testbed.records import MANIFEST, read_json, write_json
 from testbed.traces.formats import load_trace
 from testbed.traces.trace import BandwidthTrace
 
@@ -248,7 +247,7 @@ class Campaign:
 
 def refuse_other_model(folder: Path, archive_sha256: str) -> None:
     """UserError where a campaign was measured with another model than would go on with it."""
-    before = read_kept(folder / "campaign.json")["archive_sha256"]
+    before = read_json(folder / "campaign.json", "archive_sha256")["archive_sha256"]
     if before != archive_sha256:
         raise UserError(
             f"{folder}: was measured with the model archive {before[:12]}, here it is "

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import testbed
-from testbed.errors import UserError
 from testbed.orchestrator.evidence import environments
 from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.session import Session
-from testbed.records import SCHEMA_VERSION, sha256_file, write_json
+from testbed.records import read_json, sha256_file, write_json
 
 # What of a host decides how long a head or tail takes there.
 _HOST_FACTS = (
@@ -115,21 +114,9 @@ def read_profile(path: Path) -> dict[str, Any]:
 
     Raises UserError for a file that is no profile of this release.
     """
-    try:
-        document = json.loads(path.read_text())
-        version, fits = (
-            document["schema_version"],
-            "batches" in document or "candidates" in document,
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: expected a profile.json, got {error}; make one: testbed profile EXPERIMENT"
-        ) from error
-    if version != SCHEMA_VERSION or not fits:
-        raise UserError(
-            f"{path}: schema_version: expected a profile of version {SCHEMA_VERSION}, got "
-            f"{version!r}; make it again: testbed profile EXPERIMENT"
-        )
-    if "batches" not in document:
-        document = {**document, "batches": {str(document["batch"]): document}}
-    return dict(document)
+    remedy = "give a profile.json, or make one: testbed profile EXPERIMENT"
+    document = read_json(path, remedy=remedy)
+    if "batches" in document:
+        return document
+    own = read_json(path, "batch", "candidates", remedy=remedy)
+    return {**own, "batches": {str(own["batch"]): own}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from testbed.config import Experiment
 from testbed.errors import UserError
 from testbed.model.table import SplitTable
 from testbed.orchestrator.plan import DIRECTIONS
-from testbed.records import SCHEMA_VERSION, write_json
+from testbed.records import read_json, write_json
 from testbed.traces.canonical import save_trace
 from testbed.traces.trace import BandwidthTrace
 
@@ -47,7 +46,7 @@ def kept(folder: Path) -> Experiment:
 
     Raises UserError for a folder that keeps none, and for one of a newer release.
     """
-    document = read_kept(folder / RESOLVED)
+    document = read_json(folder / RESOLVED, "experiment")
     try:
         experiment = Experiment.model_validate(document["experiment"])
     except ValueError as error:  # pydantic's error is one
@@ -87,22 +86,6 @@ def keep_pictures(folder: Path, pictures: Pictures | None) -> None:
     temporary = path.with_name(f".{path.name}")
     pictures.save(temporary)
     temporary.replace(path)
-
-
-def read_kept(path: Path) -> dict[str, Any]:
-    """One of a campaign's own documents; UserError where it is missing or newer."""
-    try:
-        document = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read: {error}; give the folder of a campaign of this testbed"
-        ) from error
-    if document.get("schema_version", 0) > SCHEMA_VERSION:
-        raise UserError(
-            f"{path}: schema_version: this release reads up to {SCHEMA_VERSION}, got "
-            f"{document['schema_version']}; use the release that wrote it, or a newer one"
-        )
-    return dict(document)
 
 
 def orchestrator_environment() -> dict[str, Any]:

@@ -8,10 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from testbed.orchestrator.inputs import read_kept
 from testbed.orchestrator.plan import Plan, PlannedRun
 from testbed.orchestrator.store import ATTEMPTS, set_aside, state_of
-from testbed.records import write_json
+from testbed.records import MANIFEST, read_json, write_json
 
 
 class Ledger:
@@ -36,7 +35,8 @@ class Ledger:
         for run in self.plan.runs:
             state = state_of(self.folder / run.run_id)
             if state == "complete":
-                self._keep(run, read_kept(self.folder / run.run_id / "manifest.json"))
+                manifest = self.folder / run.run_id / MANIFEST
+                self._keep(run, read_json(manifest, "validity", "reasons"))
             elif state is not None:
                 set_aside(self.folder / run.run_id)
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from testbed.orchestrator.conditions import Conditions
 from testbed.orchestrator.fingerprint import alike_devices, find_profile, profile_key
-from testbed.orchestrator.inputs import read_kept
 from testbed.orchestrator.plan import PlannedRun
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.profiling import (
@@ -19,7 +18,7 @@ from testbed.orchestrator.profiling import (
 )
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import set_aside
-from testbed.records import write_json
+from testbed.records import read_json, write_json
 
 RunOne = Callable[[Session, PlannedRun, Conditions], dict[str, Any]]
 
@@ -34,7 +33,7 @@ def profiles_of_each(
     path = session.folder / "profile.json"
     if not path.exists():
         write_json(path, _new(session, run_one, say))
-    document = read_kept(path)
+    document = read_json(path, "candidates")
     of_each: dict[str, Any] = document.get("devices", {})
     return {
         role: (host, of_each.get(host, document)) for role, host in session.device_roles.items()

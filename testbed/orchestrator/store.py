@@ -22,6 +22,7 @@ from testbed.records import (
     STREAMS,
     belongs_to_records,
     cannot_write,
+    read_json,
     sha256_file,
     write_json,
 )
@@ -83,8 +84,8 @@ def state_of(run: Path) -> str | None:
     if not (run / "plan.json").is_file():
         return "interrupted" if run.is_dir() else None
     try:
-        state: str = json.loads((run / MANIFEST).read_text())["state"]
-    except (OSError, ValueError):
+        state: str = read_json(run / MANIFEST, "state")["state"]
+    except UserError:
         return "interrupted"
     return state
 

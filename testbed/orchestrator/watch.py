@@ -9,8 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from testbed.orchestrator.inputs import read_kept
-from testbed.records import LOCK
+from testbed.records import LOCK, read_json
 
 _TAIL_BYTES = 65_536
 
@@ -31,7 +30,7 @@ class View:
 
 def view(folder: Path) -> View:
     """Look at the campaign once; a state of ``killed`` is one nobody writes any more."""
-    campaign = read_kept(folder / "campaign.json")
+    campaign = read_json(folder / "campaign.json", "state", "runs")
     state: str = campaign["state"]
     if state == "running" and not _held(folder / LOCK):
         state = "killed"

@@ -10,12 +10,12 @@ import pytest
 
 from testbed.config import Experiment
 from testbed.errors import TestbedError, UserError
-from testbed.orchestrator.inputs import keep, kept, read_kept
+from testbed.orchestrator.inputs import keep, kept
 from testbed.orchestrator.ledger import Ledger
 from testbed.orchestrator.plan import Plan, PlannedRun, chosen
 from testbed.orchestrator.store import RunFolder, seal, sole_writer
 from testbed.orchestrator.watch import view
-from testbed.records import write_json
+from testbed.records import read_json, write_json
 from testbed.traces.formats import load_trace
 
 
@@ -76,7 +76,7 @@ def test_a_disturbed_or_failed_run_is_repeated_once_and_then_told(
     assert done == tries
     assert ledger.tally() == {state: 1}
     assert ledger.due() == []
-    (told,) = read_kept(tmp_path / "campaign.json")["runs"]
+    (told,) = read_json(tmp_path / "campaign.json")["runs"]
     assert told["set_aside"] == tries - 1
     assert ledger.complete == state.startswith("complete")
 
@@ -112,7 +112,7 @@ def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path) -> None:
     (tmp_path / "a.json.tmp").symlink_to("/dev/full")
     with pytest.raises(TestbedError, match="No space left"):
         write_json(tmp_path / "a.json", {"x": 2})
-    assert read_kept(tmp_path / "a.json")["x"] == 1
+    assert read_json(tmp_path / "a.json")["x"] == 1
 
 
 def test_an_experiment_is_kept_with_its_traces_and_reads_back_the_same(tmp_path) -> None:
