@@ -55,9 +55,7 @@ def write_json(path: Path, document: dict[str, Any]) -> None:
 
 
 def read_json(
-    path: Path,
-    *needs: str,
-    remedy: str = "give the whole folder of a campaign, from this release or an older one",
+    path: Path, *needs: str, remedy: str = "give the whole folder of a campaign of this testbed"
 ) -> dict[str, Any]:
     """A document as :func:`write_json` writes it, with the keys that it ``needs``.
 
@@ -79,7 +77,7 @@ def read_json(
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
         raise UserError(
             f"{path}: schema_version: this release reads up to {SCHEMA_VERSION}, got {version!r}; "
-            f"{remedy}"
+            f"use the testbed release that wrote it or a newer one, or {remedy}"
         )
     if missing := [key for key in needs if key not in document]:
         raise UserError(f"{path}: expected the key {missing[0]!r}, got none; {remedy}")

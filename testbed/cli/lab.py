@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,12 @@ def down(args: argparse.Namespace, out: Output) -> int:
         removed = lab.down_all()
     else:
         removed = [item for name in ([args.lab] if args.lab else labs) for item in lab.down(name)]
+    faults = [] if args.lab else lab.unreadable()
     out.document(
-        {"removed": removed},
+        {"removed": removed, "unreadable": faults},
         lambda: print("\n".join(f"removed {item}" for item in removed) or "nothing to remove"),
     )
-    return 0
+    return _tell(faults)
 
 
 def status(args: argparse.Namespace, out: Output) -> int:
@@ -58,15 +60,31 @@ def status(args: argparse.Namespace, out: Output) -> int:
                 at = f"{host['address']}:{host['port']}"
                 print(f"  {name:10} {at:24} {sshd}  {host['limit'] or ''}".rstrip())
 
-    out.document({"labs": found}, words)
-    return 0
+    faults = lab.unreadable()
+    out.document({"labs": found, "unreadable": faults}, words)
+    return _tell(faults)
+
+
+def _tell(faults: list[str]) -> int:
+    """Name the labs that could not be read, to people; the exit status."""
+    for fault in faults:
+        print(f"testbed: {fault}", file=sys.stderr)
+    return 1 if faults else 0
 
 
 def shell(args: argparse.Namespace, out: Output) -> int:
     """Open a shell in a lab host, or run a command there."""
     from testbed import lab
 
-    return lab.shell(args.host, args.lab, args.command or None)
+    if args.json:
+        raise UserError("lab shell: --json: what runs inside has its own output; leave it out")
+    command = args.command[1:] if args.command[:1] == ["--"] else args.command
+    if command[:1] and command[0].startswith("-"):
+        raise UserError(
+            f"lab shell: expected a command behind {args.host}, got {command[0]}; options of the "
+            "verb come before the host"
+        )
+    return lab.shell(args.host, args.lab, command or None)
 
 
 def add_verbs(verbs: Any) -> None:

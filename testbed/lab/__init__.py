@@ -7,7 +7,7 @@ whatever happened to whoever made it.
 
 from testbed.lab.attach import attach, the_lab
 from testbed.lab.enter import shell
-from testbed.lab.lab import Lab, status
+from testbed.lab.lab import Lab, status, unreadable
 from testbed.lab.teardown import down, down_all
 
-__all__ = ["Lab", "attach", "down", "down_all", "shell", "status", "the_lab"]
+__all__ = ["Lab", "attach", "down", "down_all", "shell", "status", "the_lab", "unreadable"]

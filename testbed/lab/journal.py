@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import TestbedError, UserError
-from testbed.records import SCHEMA_VERSION, write_json
+from testbed.errors import UserError
+from testbed.records import read_json, write_json
 
 NETNS_DIR = Path("/run/netns")
 _FILE = "lab.json"
@@ -119,31 +118,32 @@ def sweep() -> list[str]:
 
 
 def read(lab_id: str) -> Journal:
-    """Read one lab's journal; raises UserError if there is no such lab."""
+    """Read one lab's journal; raises UserError if there is none, or none that can be read."""
+    if lab_id not in (known := lab_ids()):
+        raise UserError(f"lab {lab_id}: no such lab (there is: {', '.join(known) or 'none'})")
     path = run_root() / lab_id / _FILE
+    remedy = f"remove the namespaces that `ip netns` shows as tb-{lab_id}-…, then {path.parent}"
+    document = read_json(path, "lab_id", "subnet", "hosts", "controllers", remedy=remedy)
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        known = ", ".join(lab_ids()) or "none"
-        raise UserError(f"lab {lab_id}: no such lab (there is: {known})") from None
-    version = document.pop("schema_version")
-    if version > SCHEMA_VERSION:
-        raise TestbedError(
-            f"{path}: schema_version: expected {SCHEMA_VERSION}, got {version}; "
-            "use the testbed release that made this lab"
-        )
-    hosts = {
-        host: Entry(
-            **{
-                **entry,
-                "cgroups": tuple(entry["cgroups"]),
-                "sshd": tuple(entry["sshd"]) if entry["sshd"] else None,
-            }
-        )
-        for host, entry in document["hosts"].items()
-    }
-    controllers = tuple(document["controllers"])
-    return Journal(document["lab_id"], document["subnet"], hosts, controllers)
+        hosts = {host: _entry(**found) for host, found in document["hosts"].items()}
+        return Journal(lab_id, str(document["subnet"]), hosts, tuple(document["controllers"]))
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: expected the journal of a lab, got: {error}; {remedy}") from error
+
+
+def _entry(*, cgroups: list[str], sshd: list[int] | None, **found: Any) -> Entry:
+    return Entry(cgroups=tuple(cgroups), sshd=(sshd[0], sshd[1]) if sshd else None, **found)
+
+
+def read_all() -> tuple[list[Journal], list[str]]:
+    """Every lab that can be read, and in one line each why the others cannot."""
+    labs, faults = [], []
+    for lab_id in lab_ids():
+        try:
+            labs.append(read(lab_id))
+        except UserError as error:
+            faults.append(f"lab {lab_id}: {error}")
+    return labs, faults
 
 
 def lab_ids() -> list[str]:

@@ -126,8 +126,13 @@ class Lab:
 
 
 def status() -> list[dict[str, Any]]:
-    """Every lab there is, as JSON-able facts: hosts, addresses, listeners, limits."""
-    return [_describe(journal.read(lab_id)) for lab_id in journal.lab_ids()]
+    """Every lab that can be read, as JSON-able facts: hosts, addresses, listeners, limits."""
+    return [_describe(lab) for lab in journal.read_all()[0]]
+
+
+def unreadable() -> list[str]:
+    """Labs whose journals cannot be read, with why and the remedy, a line each."""
+    return journal.read_all()[1]
 
 
 def _describe(lab: Journal) -> dict[str, Any]:
@@ -195,7 +200,7 @@ def _first_entry(layout: Layout, inventory: Inventory, tree: cgroup.Tree) -> Jou
             kernel="uml" if layout.uml and seat.host == layout.router else "host",
         )
     # What another lab switched on, the last lab to go switches off.
-    others = {c for lab_id in journal.lab_ids() for c in journal.read(lab_id).controllers}
+    others = {c for lab in journal.read_all()[0] for c in lab.controllers}
     controllers = others | set(tree.switched_off() if limited else ())
     return Journal(layout.lab_id, str(layout.subnet), entries, tuple(sorted(controllers)))
 

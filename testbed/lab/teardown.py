@@ -18,9 +18,12 @@ def down(lab_id: str) -> list[str]:
 
 
 def down_all() -> list[str]:
-    """Remove every lab of the run directory, also half-made ones; returns what was removed."""
+    """Remove every lab of the run directory, also half-made ones; returns what was removed.
+
+    A lab whose journal cannot be read stays (:func:`testbed.lab.unreadable` names it).
+    """
     with journal.locked():
-        removed = [what for lab_id in journal.lab_ids() for what in _remove(journal.read(lab_id))]
+        removed = [what for lab in journal.read_all()[0] for what in _remove(lab)]
         return removed + journal.sweep()
 
 

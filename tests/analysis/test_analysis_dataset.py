@@ -22,7 +22,7 @@ def test_newer_schema_is_refused_with_the_remedy(make_campaign: Maker, name: str
     root = make_campaign(policies=("local",), duration_s=1)
     file = _run(root, "local") / "plan.json" if "/" in name else root / name
     file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 2}))
-    with pytest.raises(UserError, match=r"schema_version: this release reads up to 1, got 2; make"):
+    with pytest.raises(UserError, match=r"schema_version: this release reads up to 1, got 2; use"):
         load_dataset(root)
 
 

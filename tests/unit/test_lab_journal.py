@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from testbed.errors import TestbedError, UserError
+from testbed.cli import main
+from testbed.errors import UserError
 from testbed.lab import journal
 from testbed.lab.journal import Entry, Journal
 
@@ -54,8 +55,46 @@ def test_a_newer_journal_is_refused_with_the_remedy() -> None:
     journal.create(LAB)
     path = LAB.run_dir / "lab.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
-    with pytest.raises(TestbedError, match="use the testbed release"):
+    with pytest.raises(UserError, match="use the testbed release"):
         journal.read("abc")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"schema_version": 1}', "\0"])
+def test_a_lab_that_cannot_be_read_is_told_and_the_others_are_seen(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal.create(LAB)
+    journal.create(replace(LAB, lab_id="bad"))
+    (journal.run_root() / "bad" / "lab.json").write_text(text)
+    assert main(["lab", "status", "--json"]) == 1
+    found = capsys.readouterr()
+    told = json.loads(found.out)
+    assert [lab["lab_id"] for lab in told["labs"]] == ["abc"]
+    (line,) = found.err.splitlines()
+    assert line == f"testbed: {told['unreadable'][0]}"
+    assert "lab bad: " in line
+    assert "ip netns" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--json", "device"], "leave it out"),
+        (["device", "--json"], "expected a command behind device, got --json"),
+        (["device"], "there is: none; make one"),
+        (["--lab", "xyz", "device"], "no such lab"),
+        (["--lab", "..", "device"], "no such lab"),
+        (["--lab", "abc", "moon"], "no host moon; expected one of device"),
+    ],
+)
+def test_a_shell_that_cannot_be_is_one_line(
+    argv: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "abc" in argv:
+        journal.create(LAB)
+    assert main(["lab", "shell", *argv]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
 
 
 def test_discard_leaves_nothing_and_sweep_takes_only_halves(run_root: Path) -> None:

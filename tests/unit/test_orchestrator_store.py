@@ -11,7 +11,7 @@ from testbed.errors import TestbedError, UserError
 from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.store import RunFolder, new_campaign, newest_campaign
 from testbed.orchestrator.validity import Judgement, judge, unexplained
-from testbed.records import sha256_file
+from testbed.records import read_json, sha256_file, write_json
 from testbed.traces.trace import Schedule
 
 
@@ -55,6 +55,29 @@ def test_unwritable_results_are_the_callers_mistake(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="choose --results"):
         new_campaign(tmp_path / "file", "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b'{"schema_version": 1, "state": "co', "breaks off or is none"),
+        (b"\xff\xfe\0", "breaks off or is none"),
+        (b"[" * 100_000, "breaks off or is none"),
+        (b"[]", "expected a JSON object, got a list"),
+        (b"{}", "reads up to 1, got None"),
+        (b'{"schema_version": 2}', "reads up to 1, got 2"),
+        (b'{"schema_version": 1}', "expected the key 'state', got none"),
+        (None, "No such file"),
+    ],
+)
+def test_a_document_that_cannot_be_read_is_one_line(tmp_path, text, told) -> None:
+    if text is not None:
+        (tmp_path / "a.json").write_bytes(text)
+    with pytest.raises(UserError, match=rf"a\.json: .*{told}.* do this") as caught:
+        read_json(tmp_path / "a.json", "state", remedy="do this")
+    assert "\n" not in str(caught.value)
+    write_json(tmp_path / "a.json", {"state": "complete"})
+    assert read_json(tmp_path / "a.json", "state") == {"schema_version": 1, "state": "complete"}
 
 
 def record(split: str, head: int, network: int, up: int, **other) -> dict:
