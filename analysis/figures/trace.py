@@ -83,8 +83,6 @@ def _shares(axes: Axes, mbps: _Floats, edges_s: _Floats) -> None:
 
 def write_trace_figure(trace: BandwidthTrace, path: Path) -> None:
     """Draw into ``path``, of the kind that its ending says: png, pdf or svg."""
-    if path.suffix not in _METADATA:
-        raise UserError(f"{path}: expected a name ending in {', '.join(_METADATA)}")
     with style():
         try:
             draw_trace(trace).savefig(path, dpi=150, metadata=_METADATA[path.suffix])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
+from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb, folder_to_write
 from testbed.errors import TestbedError, UserError
 from testbed.records import cannot_write, read_json
 from testbed.units import format_duration, format_rate
@@ -256,7 +256,9 @@ def add_verbs(verbs: Any) -> None:
             verb.add_argument(
                 "--resume", type=Path, metavar="CAMPAIGN", help="go on; complete runs stay"
             )
-            verb.add_argument("--results", type=Path, default=RESULTS, help="where to keep results")
+            verb.add_argument(
+                "--results", type=folder_to_write, default=RESULTS, help="where to keep results"
+            )
             verb.add_argument(
                 "--allow-unverified",
                 action="store_true",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 LOCAL_INVENTORY = Path("inventory/local.yaml")
 RESULTS = Path("results")
+PLOTS = (".png", ".pdf", ".svg")
 
 
 class _Words(Console):
@@ -52,6 +54,50 @@ def quantity(parse: Callable[[object], int]) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return read
+
+
+def file_to_write(*endings: str, makes_folder: bool = False) -> Callable[[str], Path]:
+    """An option type of a file that the verb writes at its end, refused here where it cannot be.
+
+    Args:
+        endings: what the name may end in, such as ``.png``; none: in anything.
+        makes_folder: the writer makes the folders above the file.
+    """
+
+    def read(text: str) -> Path:
+        path = Path(text)
+        if endings and path.suffix not in endings:
+            raise argparse.ArgumentTypeError(
+                f"expected a name ending in {' or '.join(endings)}, got {text!r}"
+            )
+        if path.is_dir():
+            raise argparse.ArgumentTypeError(f"expected a file's name, {text!r} is a folder")
+        if path.exists():
+            _refuse_unwritable(path)
+        elif makes_folder:
+            folder_to_write(str(path.parent))
+        elif not path.parent.is_dir():
+            raise argparse.ArgumentTypeError(f"{text!r}: there is no folder {path.parent}; make it")
+        else:
+            _refuse_unwritable(path.parent)
+        return path
+
+    return read
+
+
+def folder_to_write(text: str) -> Path:
+    """An option type of a folder that the verb makes or adds to, refused where it cannot."""
+    path = Path(text)
+    there = next(above for above in (path, *path.absolute().parents) if above.exists())
+    if not there.is_dir():
+        raise argparse.ArgumentTypeError(f"expected a folder, {str(there)!r} is a file")
+    _refuse_unwritable(there)
+    return path
+
+
+def _refuse_unwritable(path: Path) -> None:
+    if not os.access(path, os.W_OK):
+        raise argparse.ArgumentTypeError(f"{str(path)!r} cannot be written; choose another place")
 
 
 def add_verb(verbs: Any, name: str, action: Callable[..., int]) -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from testbed.cli.common import Output, add_verb
+from testbed.cli.common import PLOTS, Output, add_verb, file_to_write
 from testbed.records import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _FILE_COLUMNS = 150
 _COLLECT_AT = 200_000  # objects more; Python's own 700 costs a tenth of the time
-_PLOTS = ("png", "pdf", "svg")
 
 
 def models(args: argparse.Namespace, out: Output) -> int:
@@ -36,8 +35,6 @@ def models(args: argparse.Namespace, out: Output) -> int:
 
 def bottlenecks(args: argparse.Namespace, out: Output) -> int:
     """Show where models can be cut, and what would cross, without weights."""
-    if args.plot is not None and args.plot.suffix[1:] not in _PLOTS:
-        args.parser.error(f"--plot: expected a .{', .'.join(_PLOTS)} file, got {args.plot}")
     if (args.list is None) == (not args.models):
         args.parser.error("expected either MODEL names or --list FILE")
     survey = _survey(args.list) if args.list is not None else None
@@ -171,8 +168,11 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("--resolution", type=_resolution, help="default: each model's own")
     verb.add_argument("--granularity", choices=("block", "layer"), help="default: block")
     verb.add_argument("--batch", type=_positive, default=1, help="images in one query")
-    verb.add_argument("--plot", type=Path, metavar="FILE", help="ratio along the depth")
-    verb.add_argument("--page", type=Path, metavar="FILE", help="all of it on one HTML page")
+    verb.add_argument(
+        "--plot", type=file_to_write(*PLOTS), metavar="FILE", help="ratio along the depth"
+    )
+    page = file_to_write(makes_folder=True)
+    verb.add_argument("--page", type=page, metavar="FILE", help="all of it on one HTML page")
     verb.set_defaults(parser=verb)
 
 

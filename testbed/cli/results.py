@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from testbed.cli.campaign import tell_verdict, verdict
-from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb
+from testbed.cli.common import (
+    LOCAL_INVENTORY,
+    RESULTS,
+    Output,
+    add_verb,
+    file_to_write,
+    folder_to_write,
+)
 from testbed.errors import UserError
 from testbed.records import read_json
 
@@ -140,15 +147,21 @@ def add_verbs(verbs: Any) -> None:
     verb.add_argument("folder", type=Path, help="a campaign's folder, a run's, or a bundle")
     verb = add_verb(verbs, "compare", compare)
     verb.add_argument("campaigns", type=Path, nargs="+", help="campaign folders, the first is A")
-    verb.add_argument("--out", type=Path, default=Path("comparison"), help="where to write")
+    verb.add_argument(
+        "--out", type=folder_to_write, default=Path("comparison"), help="where to write"
+    )
     verb.add_argument("--force", action="store_true", help="compare what is not comparable")
     verb = add_verb(verbs, "reproduce", reproduce)
     verb.add_argument("campaign", type=Path, help="the campaign to repeat")
     verb.add_argument("-i", "--inventory", type=Path, default=LOCAL_INVENTORY)
-    verb.add_argument("--results", type=Path, default=RESULTS, help="where to keep results")
+    verb.add_argument(
+        "--results", type=folder_to_write, default=RESULTS, help="where to keep results"
+    )
     verb = add_verb(verbs, "bundle", bundle)
     verb.add_argument("campaign", type=Path)
-    verb.add_argument("--out", type=Path, help="default: the campaign's name with .tar.gz")
+    verb.add_argument(
+        "--out", type=file_to_write(), help="default: the campaign's name with .tar.gz"
+    )
     verb = add_verb(verbs, "watch", watch)
     verb.add_argument("campaign", type=Path, nargs="?", help="campaign folder (default: newest)")
     verb.add_argument("--results", type=Path, default=RESULTS)

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb, quantity
+from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb, folder_to_write, quantity
 from testbed.units import format_rate, parse_duration_ns, parse_rate_bps
 
 
@@ -93,7 +93,9 @@ def add_verbs(verbs: Any) -> None:
         verb = add_verb(verbs, name, action)
         verb.add_argument("experiment", type=Path, help="the experiment's YAML file")
         verb.add_argument("-i", "--inventory", type=Path, default=LOCAL_INVENTORY)
-        verb.add_argument("--results", type=Path, default=RESULTS, help="where to keep results")
+        verb.add_argument(
+            "--results", type=folder_to_write, default=RESULTS, help="where to keep results"
+        )
     verb = add_verb(verbs, "advise", advise)
     verb.add_argument("model", help="the model's name, as in the profile")
     verb.add_argument("--device-profile", type=Path, required=True, help="a profile.json")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from testbed.cli.common import Output, add_verb, quantity
+from testbed.cli.common import PLOTS, Output, add_verb, file_to_write, quantity
 from testbed.errors import UserError
 from testbed.traces.generate import KINDS
 from testbed.traces.importers import FORMATS
@@ -150,13 +150,14 @@ def add_verbs(verbs: Any) -> None:
     kinds = trace.add_subparsers(required=True, metavar="VERB")
     verb = add_verb(kinds, "show", show)
     _add_import_options(verb)
-    verb.add_argument("--plot", type=Path, metavar="FILE", help="draw it: *.png, *.pdf or *.svg")
+    plot = file_to_write(*PLOTS)
+    verb.add_argument("--plot", type=plot, metavar="FILE", help="draw it: *.png, *.pdf or *.svg")
     verb = add_verb(kinds, "convert", convert)
     _add_import_options(verb)
-    verb.add_argument("out", type=Path)
+    verb.add_argument("out", type=file_to_write(".csv"))
     verb = add_verb(kinds, "generate", generate)
     verb.add_argument("kind", choices=KINDS)
-    verb.add_argument("out", type=Path)
+    verb.add_argument("out", type=file_to_write(".csv"))
     verb.add_argument("--duration", type=quantity(parse_duration_ns), default="60s")
     verb.add_argument("--seed", type=int, default=1)
     verb.add_argument("--min", type=quantity(parse_rate_bps), default="1mbit")

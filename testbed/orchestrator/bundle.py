@@ -43,11 +43,15 @@ what to expect, and `testbed compare` says by how much each differs.
 def write_bundle(campaign: Path, out: Path) -> Path:
     """Write the archive; the same bytes for the same campaign and project.
 
-    Raises UserError where the folder is no campaign, or the archive is there already.
+    Raises UserError where the folder is no campaign, or the archive is there already or in it.
     """
     state = read_json(campaign / "campaign.json", "state")["state"]
     if state == "running":
         raise UserError(f"{campaign}: is still running, or was killed; go on with run --resume")
+    if out.resolve().is_relative_to(campaign.resolve()):
+        raise UserError(
+            f"{out}: lies in the campaign, which it would be a part of; choose another --out"
+        )
     if out.exists():
         raise UserError(f"{out}: is there already; choose another --out")
     source = source_revision()

@@ -145,6 +145,8 @@ def test_a_bundle_is_the_same_each_time_and_holds_what_was_measured(
         assert "testbed reproduce" in (folder.parent / "REPRODUCE.md").read_text()
     with pytest.raises(UserError, match="is there already"):
         write_bundle(campaign, first)
+    with pytest.raises(UserError, match="lies in the campaign"):
+        write_bundle(campaign, campaign / "report" / ".." / "c.tar.gz")
 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:

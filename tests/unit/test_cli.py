@@ -81,3 +81,43 @@ def test_term_ends_any_verb_as_an_interrupt(
     finally:
         signal.signal(signal.SIGTERM, before)
     assert json.loads(capsys.readouterr().out) == {"error": "interrupted", "exit_status": 1}
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["bottlenecks", "resnet18", "--plot", "none/a.png"], "there is no folder none"),
+        (["bottlenecks", "resnet18", "--plot", "a.txt"], "ending in .png or .pdf or .svg"),
+        (["bottlenecks", "resnet18", "--page", "file/a.html"], "'file' is a file"),
+        (["trace", "show", "t.csv", "--plot", "folder.png"], "'folder.png' is a folder"),
+        (["trace", "convert", "t.csv", "none/a.csv"], "there is no folder none"),
+        (["trace", "generate", "lte", "a.txt"], "ending in .csv"),
+        (["compare", "a", "b", "--out", "file"], "'file' is a file"),
+        (["bundle", "a", "--out", "none/a.tar.gz"], "there is no folder none"),
+        (["bundle", "a", "--out", "read-only/a.tar.gz"], "cannot be written"),
+        (["run", "e.yaml", "--results", "file/results"], "file' is a file"),
+        (["sweep", "e.yaml", "--results", "read-only/results"], "cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_before_any_work(
+    argv: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    for name in ("folder.png", "read-only"):
+        Path(name).mkdir()
+    # Root may write into any folder of a file system that is not read-only.
+    may = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: path.name != "read-only" and may(path, mode)
+    )
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png", "read-only"]

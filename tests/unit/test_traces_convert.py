@@ -127,11 +127,6 @@ def test_show_draws_the_same_bytes_each_time(tmp_path, original, capsys, ending,
     assert made[0].startswith(magic)
 
 
-def test_a_picture_of_another_kind_is_refused(tmp_path, original, capsys) -> None:
-    assert run("show", original, "--direction", "down", "--plot", tmp_path / "x.gif") == 2
-    assert "ending in .png, .pdf, .svg" in capsys.readouterr().err
-
-
 def test_drawn_means_are_those_of_the_trace() -> None:
     from analysis.figures.trace import draw_trace
 
