@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import tempfile
 import threading
 from collections import defaultdict
 from pathlib import Path
@@ -48,25 +47,25 @@ def _hold(
 ) -> int:
     from testbed.config import load_inventory
     from testbed.config.link import link_experiment
-    from testbed.orchestrator.link_session import LinkSession
+    from testbed.orchestrator.link_session import LinkSession, log_folder
 
     experiment = link_experiment(directions, settings)
     inventory = load_inventory(args.inventory)
     meter = _Meter()
     ended = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="testbed-link-") as name:
-        folder = Path(name)
-        (folder / "logs").mkdir()
-        with LinkSession(experiment, inventory, folder, out.stage, lab_id=args.lab) as session:
-            session.on_record = meter.record
-            try:
-                with Live(console=out.console, get_renderable=meter.line, refresh_per_second=2):
-                    session.go()
-                    _wait(session, ended, args.duration)
-            except KeyboardInterrupt:
-                pass  # the way to end it
-            done = session.stop()
-            session.restore_link()
+    with (
+        log_folder("link") as folder,
+        LinkSession(experiment, inventory, folder, out.stage, lab_id=args.lab) as session,
+    ):
+        session.on_record = meter.record
+        try:
+            with Live(console=out.console, get_renderable=meter.line, refresh_per_second=2):
+                session.go()
+                _wait(session, ended, args.duration)
+        except KeyboardInterrupt:
+            pass  # the way to end it
+        done = session.stop()
+        session.restore_link()
     document = {"samples": meter.samples, "done": done}
     out.document(document, lambda: print("the link is as it was before"))
     return 0

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 
 from testbed import lab
 from testbed.config import Experiment, Host, Inventory
@@ -25,7 +23,7 @@ from testbed.hosts.role import RoleProcess
 from testbed.orchestrator.campaign import load_traces
 from testbed.orchestrator.link_plan import needs_netem
 from testbed.orchestrator.link_proof import prove_link
-from testbed.orchestrator.link_session import LinkSession
+from testbed.orchestrator.link_session import LinkSession, log_folder
 from testbed.orchestrator.plan import make_schedules
 
 OnStage = Callable[[str], None]
@@ -111,12 +109,12 @@ def _ask(
 
 def _clock(connection: Connection, deployed: str) -> ClockOffset:
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-check-")))
+        folder = stack.enter_context(log_folder("check"))
         role = RoleProcess.start(
             connection,
             "prober",
             deployed,
-            log=folder / "prober.log",
+            log=folder / "logs" / "prober.log",
             on_record=lambda role, file, record: None,
         )
         stack.callback(role.close)
@@ -142,8 +140,7 @@ def _check_link(
         experiment = link_experiment({"uplink": rate, "downlink": rate}, {})
     remedy = "run again on a quiet machine; if it stays, the results would not be of this link"
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="testbed-check-")))
-        (folder / "logs").mkdir()
+        folder = stack.enter_context(log_folder("check"))
         session = stack.enter_context(
             LinkSession(experiment, inventory, folder, stage, verifies=True, lab_id=lab_id)
         )

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,9 +116,11 @@ def a_lab() -> Iterator[tuple[Lab, Router]]:
 
 def kill_one(lab: Lab, router: Router, victim: str, moment_s: float) -> Outcome:
     """Replay a trace, kill the victim some time after the role appears, wait for the link."""
+    scratch = tempfile.TemporaryDirectory()  # what is killed cannot remove its own
     replay = subprocess.Popen(
         [sys.executable, "-m", "testbed", "link", "replay", str(TRACE), "--lab", lab.lab_id],
         cwd=ROOT,
+        env={**os.environ, "TMPDIR": scratch.name},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -137,6 +140,7 @@ def kill_one(lab: Lab, router: Router, victim: str, moment_s: float) -> Outcome:
     finally:
         replay.kill()
         replay.wait()
+        scratch.cleanup()
         _await("the end of the roles", lambda: not router.roles())
 
 
