@@ -13,6 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from testbed import framing
@@ -195,8 +196,9 @@ class Prober:
         while True:
             stream, _ = self._listener.accept()
             stream.settimeout(TIMEOUT_S)
-            if stream.recv(len(self._token), socket.MSG_WAITALL) == self._token:
-                return stream
+            with suppress(OSError):  # one who says nothing, or goes away
+                if stream.recv(len(self._token), socket.MSG_WAITALL) == self._token:
+                    return stream
             stream.close()
 
     def _echo(self, message: Message) -> None:
@@ -232,8 +234,10 @@ class Prober:
             if select.select([self._udp], [], [], max(0.0, min(wait_s, interval_s)))[0]:
                 data = self._udp.recv(2048)
                 now_ns = time.monotonic_ns()
-                token, test, number = HEADER.unpack_from(data)
-                if token == self._token and test == message["test"]:
+                if data[:16] != self._token:
+                    continue  # a stranger's may be too short for a header
+                _, test, number = HEADER.unpack_from(data)
+                if test == message["test"]:
                     rtts_ns.setdefault(number, now_ns - sent_ns[number])
         self._control.send("pinged", sent=len(sent_ns), rtts_ns=list(rtts_ns.values()))
 

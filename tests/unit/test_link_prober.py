@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,7 +42,9 @@ def test_tcp_rate_is_of_the_later_half_and_counts_headers() -> None:
 
 
 class Prober:
-    """A prober's process and our end of its protocol."""
+    """A prober's process and our end of its protocol; ``port`` is its data socket's."""
+
+    port = 0
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -78,9 +82,10 @@ def pair() -> Iterator[tuple[Prober, Prober]]:
         stack.callback(server.close)
         setup = {"token": "ab" * 16, "address": "127.0.0.1"}
         server.send("setup", port=0, **setup)
-        peer = {"address": "127.0.0.1", "port": server.expect("ready")["port"]}
+        server.port = server.expect("ready")["port"]
+        peer = {"address": "127.0.0.1", "port": server.port}
         device.send("setup", peer=peer, **setup)
-        device.expect("ready")
+        device.port = device.expect("ready")["port"]
         server.send("meet")
         device.send("meet")
         device.expect("met")
@@ -122,3 +127,22 @@ def test_another_tests_packets_are_not_counted(pair: tuple[Prober, Prober]) -> N
     device.send("send", kind="udp", test=9, packets=3, rate_bps=50 * MBIT)
     device.expect("sent")
     assert server.expect("received")["packets"] == 3
+
+
+def test_strangers_are_turned_away(pair: tuple[Prober, Prober]) -> None:
+    device, server = pair
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+        for packet in (b"", b"x", bytes(64)):  # too short for a header, and without the token
+            stranger.sendto(packet, ("127.0.0.1", device.port))
+            stranger.sendto(packet, ("127.0.0.1", server.port))
+    server.send("echo", test=10)
+    device.send("ping", test=10, count=5, interval_ns=1_000_000, timeout_ns=5 * 10**9)
+    assert len(device.expect("pinged")["rtts_ns"]) == 5
+    server.send("stop")
+    server.expect("echoed")
+    with socket.create_connection(("127.0.0.1", server.port)) as stranger:
+        # Closed with a reset (socket(7), SO_LINGER).
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    server.send("receive", kind="tcp", test=11)
+    device.send("send", kind="tcp", test=11, duration_ns=1_000_000, window_bytes=None)
+    assert device.expect("sent")["bytes"] == server.expect("received")["bytes"]
