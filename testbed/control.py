@@ -43,8 +43,11 @@ class Control:
         self._lock = threading.Lock()
         self._unheard = False
         self._inbox: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
-        self.run_id: str | None = None  # of the run being handled; every message carries it
+        self.attempt: int | None = None  # the start being handled; every message carries it
         self.stopping = threading.Event()
+        self._starts = self._stopped = 0  # how many were read, and how many of them are to stop
+        self._begun = 0
+        self._stops = threading.Lock()
         self.closed = threading.Event()
         threading.Thread(target=self._read, name="control", daemon=True).start()
 
@@ -75,11 +78,23 @@ class Control:
         if kind == "clock":
             self.send("clock", n=message["n"], t_ns=time.monotonic_ns())
         elif kind == "stop":
-            self.stopping.set()
+            with self._stops:
+                self._stopped = self._starts
+                self.stopping.set()
         elif kind != "alive":
-            if kind == "start":
-                self.stopping.clear()
+            self._starts += kind == "start"
             self._inbox.put(message)
+
+    def begin(self, attempt: int | None) -> None:
+        """A start is handled from now on; a stop that was meant for one before it is over.
+
+        Only now, and not when the start is read: what it was meant for may not have seen it yet.
+        """
+        self.attempt = attempt
+        with self._stops:
+            self._begun += 1
+            if self._stopped < self._begun and not self.closed.is_set():
+                self.stopping.clear()
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message, or None at end of stdin; raises queue.Empty on time-out."""
@@ -91,7 +106,7 @@ class Control:
         After its end nobody may read any more: a message that is not taken is then given up,
         and so are all that follow, or a full pipe would keep the role alive.
         """
-        message = {"type": kind, "run_id": self.run_id, **fields}
+        message = {"type": kind, "attempt": self.attempt, **fields}
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
             with self._lock:
@@ -157,7 +172,7 @@ def serve(name: str, control: Control, role: Role) -> int:
         while (message := control.receive()) is not None:
             try:
                 if message["type"] == "start":
-                    control.run_id = message["run_id"]
+                    control.begin(message.get("attempt"))
                 role.handle(message)
             except Exception as error:  # told to the orchestrator, which must hear of every one
                 expected = isinstance(error, TestbedError)

@@ -45,7 +45,7 @@ class RoleProcess:
         self._record = record
         self._inbox: list[Message] = []
         self._changed = threading.Condition()
-        self._run_id: str | None = None
+        self._attempt = 0  # how many starts were sent
         self._greeted = False
         self._ended = False
         self._fault: str | None = None
@@ -97,8 +97,9 @@ class RoleProcess:
         """Send one message; raises HostError when the role has ended."""
         if message["type"] == "start":
             with self._changed:
-                self._run_id = message["run_id"]
+                self._attempt += 1
                 self._forget_earlier()
+            message = {**message, "attempt": self._attempt}
         line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
         try:
             with self._sending:  # a long message goes in pieces; nothing may come between them
@@ -231,8 +232,8 @@ class RoleProcess:
         except (ValueError, TypeError, KeyError):
             self._noise(line)
             return
-        if message.get("run_id") not in (None, self._run_id):
-            self._log.write(b"late word of an earlier run: " + line + b"\n")
+        if message.get("attempt") not in (None, self._attempt):
+            self._log.write(b"late word of an earlier try: " + line + b"\n")
             return
         if kind == "record":
             self._keep(message)
@@ -244,14 +245,12 @@ class RoleProcess:
         elif kind == "hello":
             self._greeted = True
         with self._changed:
-            if kind == "started":
-                self._forget_earlier()
             self._inbox.append(message)
             self._changed.notify_all()
 
     def _forget_earlier(self) -> None:
-        """What was said before a start and that nobody waited for: the same run's try before."""
-        for message in [m for m in self._inbox if m.get("run_id") is not None]:
+        """What was said before a start and that nobody waited for: of a run or try before."""
+        for message in [m for m in self._inbox if m.get("attempt") is not None]:
             self._inbox.remove(message)
             self._log.write(f"late word of an earlier try: {json.dumps(message)}\n".encode())
 

@@ -113,3 +113,15 @@ def test_a_channel_that_is_reset_is_an_orchestrator_that_is_gone() -> None:
         threading.Timer(0.3, stdout.close).start()
         flood(control)
         assert control.stopping.is_set()
+
+
+def test_a_stop_holds_until_the_next_start_is_handled() -> None:
+    with open_control() as (control, stdin, _):
+        for kind in ("start", "stop", "start"):
+            stdin.sendall(json.dumps({"type": kind}).encode() + b"\n")
+        for _ in range(2):
+            control.receive(10)  # both starts, and so the stop between them, are read
+        control.begin(1)
+        assert control.stopping.is_set()
+        control.begin(2)
+        assert not control.stopping.is_set()

@@ -44,8 +44,8 @@ class Channel:
     def close(self) -> None:
         self.near.close()
 
-    def say(self, kind: str, run_id: str | None = None, **fields: Any) -> None:
-        message = {"type": kind, "run_id": run_id, **fields}
+    def say(self, kind: str, attempt: int | None = None, **fields: Any) -> None:
+        message = {"type": kind, "attempt": attempt, **fields}
         self.far.sendall(json.dumps(message).encode() + b"\n")
 
 
@@ -55,28 +55,40 @@ def channel() -> Channel:
 
 
 @pytest.fixture
-def role(channel: Channel, tmp_path: Path) -> Iterator[RoleProcess]:
+def kept() -> list[dict[str, Any]]:
+    """Records that reached the run's folder."""
+    return []
+
+
+@pytest.fixture
+def role(channel: Channel, kept: list[dict[str, Any]], tmp_path: Path) -> Iterator[RoleProcess]:
     host = Host.model_validate({"roles": ["device"], "address": "127.0.0.1"})
     connection: Any = SimpleNamespace(name="pi", host=host, open=lambda argv: channel)
     channel.say("hello", protocol=1, pid=1)
     log = tmp_path / "role.log"
     with RoleProcess.start(
-        connection, "device", "/code", log=log, on_record=lambda *record: None
+        connection, "device", "/code", log=log, on_record=lambda *record: kept.append(record[2])
     ) as started:
         yield started
 
 
-def test_what_a_try_before_still_said_is_no_answer_to_this_one(role, channel) -> None:
+def test_what_a_try_before_still_said_is_no_answer_to_this_one(role, channel, kept) -> None:
     role.send({"type": "start", "run_id": "r"})
-    channel.say("started", "r")
+    started = json.loads(channel.far.recv(1000).splitlines()[-1])
+    assert started == {"type": "start", "run_id": "r", "attempt": 1}
+    channel.say("started", 1)
     role.wait("started", 5)
-    # Nobody waited any longer for this one; the same run is tried again.
-    channel.say("done", "r", queries=1)
+    # Nobody waited any longer for these; the same run is tried again.
+    channel.say("done", 1, queries=1)
     role.send({"type": "start", "run_id": "r"})
-    channel.say("started", "r")
-    channel.say("done", "r", queries=2)
+    channel.say("record", 1, file="queries", record={"query": 7})
+    channel.say("done", 1, queries=1)
+    channel.say("record", 2, file="queries", record={"query": 0})  # of the warm-up
+    channel.say("started", 2)
+    channel.say("done", 2, queries=2)
     role.wait("started", 5)
     assert role.wait("done", 5)["queries"] == 2
+    assert kept == [{"query": 0}]
 
 
 def test_a_clock_answer_that_came_too_late_is_not_taken_for_another(role, channel) -> None:

@@ -68,7 +68,7 @@ def test_refusals_are_told_as_the_callers_mistake(message: dict[str, Any], told:
 def test_the_role_lives_on_after_a_refusal_and_restores_nothing_when_nothing_is_shaped() -> None:
     refused, restored = answers({"type": "go"}, {"type": "restore"})
     assert refused["type"] == "error"
-    assert restored == {"type": "restored", "run_id": None, "after": {}}
+    assert restored == {"type": "restored", "attempt": None, "after": {}}
 
 
 def test_ssh_client_from_the_environment() -> None:
