@@ -15,7 +15,7 @@ from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.conditions import Conditions
 from testbed.orchestrator.evidence import clocks, environments
 from testbed.orchestrator.plan import PlannedRun, schedule_json
-from testbed.orchestrator.session import START_TIMEOUT_S, STOP_TIMEOUT_S, OnRecord, Session
+from testbed.orchestrator.session import STOP_TIMEOUT_S, OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.orchestrator.validity import judge, unexplained
 
@@ -143,7 +143,8 @@ class _Run:
 
     def _start(self, name: str, message: dict[str, Any]) -> None:
         message = {"type": "start", "run_id": self.planned.run_id, **message}
-        self.session.roles[name].request(message, "started", timeout_s=START_TIMEOUT_S)
+        patience_s = self.session.patience_s(self.session.experiment.run.warmup_queries)
+        self.session.roles[name].request(message, "started", patience_s)
 
     def _go(self, name: str) -> None:
         self.session.roles[name].send({"type": "go"})

@@ -30,7 +30,7 @@ from testbed.records import sha256_file
 
 # Loading and cutting a large model on a slow device: minutes at most.
 SETUP_TIMEOUT_S = 300.0
-# Beyond a run's own length: warm-up over the slowest rate, the last query's time-out.
+# Beyond a run's own length: to begin, without the warm-up's queries; the last query's time-out.
 START_TIMEOUT_S, STOP_TIMEOUT_S = 120.0, 30.0
 
 OnRecord = Callable[[str, str, dict[str, Any]], None]
@@ -166,6 +166,11 @@ class Session(AbstractContextManager["Session"]):
         """The experiment with the delays that are set: less the path's own, where asked for."""
         base_rtt_ns = self.link_check.base_rtt_ns if self.link_check is not None else 0
         return compensated(self.experiment, base_rtt_ns)
+
+    def patience_s(self, queries: int = 0) -> float:
+        """How long a role may take to begin: each split once, or more ``queries``, each in time."""
+        queries = max(queries, len(self.plan.candidates))
+        return START_TIMEOUT_S + queries * self.experiment.run.timeout / 1e9
 
     def _start_roles(self) -> None:
         names = self._role_names

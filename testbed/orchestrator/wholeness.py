@@ -35,7 +35,7 @@ def verify(session: Session) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
         for role, host in session.device_roles.items():
-            answer = session.roles[role].request(message, "verified", timeout_s=START_TIMEOUT_S)
+            answer = session.roles[role].request(message, "verified", session.patience_s())
             found[host] = answer["splits"]
     finally:
         server.stop()

@@ -117,3 +117,14 @@ def test_records_of_a_further_device_are_told_from_the_firsts(monkeypatch, tmp_p
     session._start_role("device-nano", "/code")
     told["device"]("device", "queries", {})
     assert heard == ["device-nano"]
+
+
+def test_a_slow_device_with_many_splits_has_its_time_to_begin(tmp_path: Path) -> None:
+    def patience_s(splits: int, queries: int) -> float:
+        experiment: Any = SimpleNamespace(run=SimpleNamespace(timeout=10 * 10**9))
+        plan = Plan((), tuple(map(str, range(splits))), {})
+        session = Session(experiment, None, plan, None, tmp_path, lambda text: None)  # type: ignore[arg-type]
+        return session.patience_s(queries)
+
+    assert patience_s(80, 5) == patience_s(3, 80) >= 80 * 10
+    assert patience_s(3, 5) < 200  # one that hangs is noticed
