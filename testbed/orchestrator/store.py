@@ -29,6 +29,7 @@ from testbed.records import (
 
 # Where runs go that were repeated or cut short: kept, and not among the results.
 ATTEMPTS = "attempts"
+_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.05
 
 
 def new_campaign(results: Path, experiment: str) -> Path:
@@ -57,18 +58,26 @@ def sole_writer(folder: Path) -> Iterator[None]:
     The kernel lets go of the lock when its holder ends, however it ends.
     """
     with (folder / LOCK).open("a+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(stream):
             stream.seek(0)
             raise UserError(
                 f"{folder}: is being written by {stream.read().strip() or 'another process'}; "
                 "wait for it, or end that process"
-            ) from None
+            )
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {platform.node()}\n")
         stream.flush()
         yield
+
+
+def _locked(stream: IO[str]) -> bool:
+    """Take the lock, if need be behind one who only looks (``testbed watch``), for a moment."""
+    for _ in range(_LOCK_TRIES):
+        with suppress(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(_LOCK_PAUSE_S)
+    return False
 
 
 def set_aside(run: Path) -> Path:

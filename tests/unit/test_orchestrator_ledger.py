@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,8 @@ from testbed.orchestrator.inputs import keep, kept
 from testbed.orchestrator.ledger import Ledger
 from testbed.orchestrator.plan import Plan, PlannedRun, chosen
 from testbed.orchestrator.store import RunFolder, seal, sole_writer
-from testbed.orchestrator.watch import view
-from testbed.records import read_json, write_json
+from testbed.orchestrator.watch import _held, view
+from testbed.records import LOCK, read_json, write_json
 from testbed.traces.formats import load_trace
 
 
@@ -98,6 +100,14 @@ def test_two_campaigns_cannot_write_one_folder(tmp_path) -> None:
         pass
     with sole_writer(tmp_path):
         pass
+
+
+def test_one_who_only_looks_keeps_no_campaign_from_going_on(tmp_path) -> None:
+    with (tmp_path / LOCK).open("a") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        threading.Timer(0.1, looking.close).start()
+        with sole_writer(tmp_path):
+            assert _held(tmp_path / LOCK)
 
 
 def test_a_full_disk_is_told_and_what_was_written_stays(tmp_path) -> None:
