@@ -4,7 +4,8 @@
 virtual lab without limits, replays the trace's uplink in steps of 100 ms, and counts IP bytes at
 the server by the kernel's time of arrival, from the replay's own start. Prints a table with its
 bounds, writes ``bench-fidelity.json`` and ``bench-fidelity.png``; exit status 1 where a bound is
-not kept. Stretches without capacity are outages (``hold``) and have a line of their own. The
+not kept. Stretches without capacity are outages (``hold``) and have a line of their own. Then
+outages of each kind at a constant rate: how long after their planned end packets come again. The
 medians leave out runs in which neighbours took more of the processors than the bound.
 """
 
@@ -36,6 +37,7 @@ from testbed.units import parse_duration_ns
 from testbed.worker.host import StealMeter
 from tests.bench.fidelity_bins import STEP_NS, Found, cut, judged, percentile
 from tests.bench.greedy import Stream
+from tests.bench.outage_ends import ends_of_outages
 
 ROOT = Path(__file__).parents[2]
 TRACE = ROOT / "experiments" / "traces" / "radio.csv"
@@ -147,7 +149,8 @@ def measure(asked: Asked) -> Found:
             for _ in range(asked.runs):
                 runs.append(replayed(session, asked))
                 print(_line(runs[-1]), flush=True)
-            return {"runs": runs, "rtt_ms": round_trips(session)}
+            ends = ends_of_outages(session)
+            return {"runs": runs, "outage_ends": ends, "rtt_ms": round_trips(session)}
 
 
 def _line(run: Found) -> str:
@@ -168,6 +171,11 @@ def summarised(found: Found, asked: Asked) -> Found:
         least = key.startswith("correlation")
         if medians[key] < bound if least else medians[key] > bound:
             faults.append(f"{key}: {medians[key]:.4g}, bound {bound:g}")
+    for kind, ends in found["outage_ends"].items():
+        # After "down" it is the kernel that asks for its neighbours again, once a second.
+        asks = asked.kind == "namespace" and kind != "down"
+        if asks and abs(ends["worst_ms"]) > STEP_NS / 1e6:
+            faults.append(f"end of an outage ({kind}): {ends['worst_ms']:+.1f} ms, bound one step")
     over_ms = found["rtt_ms"]["added"] - asked.delay_ns / 1e6
     if (
         not (0 if asked.delay_ns else -ADDED_RTT_MS)
@@ -202,6 +210,11 @@ def main() -> int:
     if gaps := found["runs"][0]["capacity_bps_100ms"].count(0):
         idle_bps = found["median"]["idle_bps_100ms"]
         print(f"apart: {gaps} steps without capacity, {idle_bps / 1e3:.1f} kbit/s carried in them")
+    for kind, ends in found["outage_ends"].items():
+        print(
+            f"outage {kind}: packets again {ends['median_ms']:+.1f} ms (p50) after its planned "
+            f"end, at worst {ends['worst_ms']:+.1f} (n {ends['n']})"
+        )
     rtt = found["rtt_ms"]
     print(
         f"round trip p50 {rtt['shaped']:.2f} ms shaped, {rtt['unshaped']:.2f} unshaped, "

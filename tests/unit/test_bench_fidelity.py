@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from testbed.errors import UserError
-from testbed.traces.trace import SECOND_NS, BandwidthTrace
+from testbed.traces.trace import SECOND_NS, BandwidthTrace, Schedule
 from tests.bench.fidelity_bins import STEP_NS, binned, cut, judged, percentile
+from tests.bench.outage_ends import late_ms
 
-PACKET_BITS = 12_000
+PACKET_BITS, MBIT = 12_000, 10**6
 
 
 def a_trace(*packets_a_step: int) -> BandwidthTrace:
@@ -57,3 +58,16 @@ def test_percentiles_are_values_that_occurred() -> None:
     values = [float(n) for n in range(1, 101)]
     assert [percentile(values, share) for share in (0.5, 0.99, 1.0)] == [50, 99, 100]
     assert percentile([3.0], 0.99) == 3
+
+
+def test_an_outages_end_is_the_first_packet_after_its_middle() -> None:
+    ms = 1_000_000
+    schedule = Schedule.constant(MBIT, "stop", 1000 * ms).with_outages(
+        [(100 * ms, 200 * ms), (600 * ms, 100 * ms)]
+    )
+    t0_ns = 5_000
+    # One packet leaks at the beginning of the first outage; the second ends 2 ms too soon.
+    seen = [90, 99, 101, 303, 304, 598, 698, 699, 950]
+    assert late_ms(schedule, [t0_ns + t * ms for t in seen], t0_ns) == [3, -2]
+    with pytest.raises(ValueError, match=r"after the outage at 0\.6 s"):
+        late_ms(schedule, [t0_ns + t * ms for t in seen[:5]], t0_ns)
