@@ -2,7 +2,8 @@
 
 ``python -m tests.bench.greedy receive ADDRESS`` prints its port, and on TERM the arrivals: a line
 ``{"dropped"}`` of what its own socket lost, then times in ns of the monotonic clock as 64-bit
-integers. ``... send ADDRESS PORT RATE_BPS SECONDS`` sends packets of 1500 IP bytes.
+integers. ``... send ADDRESS PORT RATE_BPS SECONDS`` prints a line, then sends packets of 1500 IP
+bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ def send(address: str, port: int, rate_bps: float, seconds: float) -> None:
     gap_s, payload = MTU_BYTES * 8 / rate_bps, bytes(UDP_PAYLOAD_BYTES)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.connect((address, port))
+        print("sending", flush=True)
         begun_s, sent = time.monotonic(), 0
         while (now_s := time.monotonic() - begun_s) < seconds:
             for _ in range(int(now_s / gap_s) - sent):
@@ -80,6 +82,8 @@ class Stream:
         assert self._receiver.stdout is not None
         port = self._receiver.stdout.readline().decode().strip()
         self._sender = _start(sender, "send", address, port, str(rate_bps), str(seconds))
+        assert self._sender.stdout is not None
+        self._sender.stdout.readline()  # a busy machine takes long to start it
 
     def arrivals_ns(self) -> list[int]:
         """End it; every packet's arrival. Raises RuntimeError where the receiver lost some."""
