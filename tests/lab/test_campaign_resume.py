@@ -1,4 +1,7 @@
-"""A campaign outlives its terminal, and goes on after whatever killed it."""
+"""A campaign outlives its terminal, and goes on after whatever killed it.
+
+Its hosts have no router: each sender's own data interface is shaped.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.audit import audit
 from testbed import lab
 from testbed.cli import main
+from testbed.link.state import differences
+from testbed.link.tree import ROOT_HANDLE, format_handle
 
 pytestmark = pytest.mark.lab
 ROOT = Path(__file__).parents[2]
@@ -32,7 +38,14 @@ policies: [local, offload, "static:5"]
 run: {duration: 1s, warmup_queries: 3, repeat_disturbed: 0}
 profile: {queries: 4, rate: 50mbit}
 """
-
+NO_ROUTER = """
+schema_version: 1
+lab: local
+shaping: egress
+hosts:
+  device: {roles: [device]}
+  server: {roles: [server, load]}
+"""
 
 MEASURED = '"kind":"measured"'
 
@@ -68,8 +81,10 @@ def interrupted(results: Path) -> list[Path]:
 
 def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
+    (tmp_path / "lab.yaml").write_text(NO_ROUTER)
     results = tmp_path / "results"
-    argv = [sys.executable, "-m", "testbed", "run", str(tmp_path / "tiny.yaml")]
+    files = [str(tmp_path / "tiny.yaml"), "-i", str(tmp_path / "lab.yaml")]
+    argv = [sys.executable, "-m", "testbed", "run", *files]
     # A process of its own with a terminal of its own, as a person has over SSH.
     process, terminal = pty.fork()
     if process == 0:
@@ -99,3 +114,22 @@ def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
     assert audit(campaign).faults == []
     assert json.loads((campaign / "campaign.json").read_text())["state"] == "complete"
     assert lab.status() == []
+    shaped_at_both_senders(campaign)
+
+
+def shaped_at_both_senders(campaign: Path) -> None:
+    """Verified before the runs, shaped in them, and in the end as before."""
+
+    def read(path: Path) -> Any:
+        return json.loads(path.read_text())
+
+    assert read(campaign / "link_verification.json")["faults"] == []
+    before, after = (read(campaign / f"qdisc.{name}.json") for name in ("before", "after"))
+    for role in ("link-device", "link-server"):
+        ((interface, state),) = before[role].items()
+        assert differences(state, after[role][interface]) == ()
+        for run in campaign.glob("fast.*"):
+            shaped = read(run / "qdisc.shaped.json")[role][interface]
+            assert shaped["qdiscs"][0]["handle"] == format_handle(ROOT_HANDLE)
+    environment = read(next(campaign.glob("fast.*/environment.device.json")))
+    assert environment["shaping"] == "egress"
