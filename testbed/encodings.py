@@ -8,6 +8,7 @@ scale for each index of dimension 1); then optionally ``+zstd`` or ``+lz4``, whi
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
@@ -75,8 +76,8 @@ def _parse(name: str, elements: Collection[str], what: str) -> Encoding:
     ):
         known = ", ".join("jpeg:<1 to 100>" if e == "jpeg" else e for e in elements)
         raise ValueError(
-            f"unknown encoding {name!r} of {what}; expected {known}, all but jpeg optionally with "
-            f"{' or '.join('+' + c for c in COMPRESSIONS)}"
+            f"unknown encoding {reprlib.repr(name)} of {what}; expected {known}, all but jpeg "
+            f"optionally with {' or '.join('+' + c for c in COMPRESSIONS)}"
         )
     return Encoding(name, element, quality, compression)
 

@@ -7,6 +7,7 @@ nanoseconds (``_ns``), a size an int of bytes (``_bytes``).
 from __future__ import annotations
 
 import re
+import reprlib
 
 _NUMBER = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*$")
 
@@ -29,10 +30,10 @@ def _parse(text: object, units: dict[str, int], what: str, example: str) -> int:
     match = _NUMBER.match(text) if isinstance(text, str) else None
     factor = units.get(match.group(2).lower()) if match else None
     if match is None or factor is None:
-        raise ValueError(f'expected {what} such as "{example}", got {text!r}')
+        raise ValueError(f'expected {what} such as "{example}", got {reprlib.repr(text)}')
     number = float(match.group(1)) * factor
     if number >= _BELOW:
-        raise ValueError(f'expected {what} such as "{example}", got far more: {text!r}')
+        raise ValueError(f'expected {what} such as "{example}", got far more: {reprlib.repr(text)}')
     return round(number)
 
 

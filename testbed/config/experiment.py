@@ -6,12 +6,31 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from testbed.config.fields import DurationNs, Name, RateBps, SizeBytes, Strict, read_yaml
-from testbed.config.link_spec import SECOND_NS, DirectionSpec, LinkSpec
+from testbed.config.fields import (
+    Batch,
+    EachOnce,
+    FeatureEncoding,
+    Flag,
+    InputEncoding,
+    Name,
+    Seed,
+    Strict,
+    Text,
+    Whole,
+    read_yaml,
+)
+from testbed.config.link_spec import DirectionSpec, LinkSpec
 from testbed.config.load_spec import LoadSpec
-from testbed.encodings import parse_features, parse_input
+from testbed.config.run_spec import (
+    ArrivalSpec,
+    CrossSpec,
+    ProbeSpec,
+    ProfileSpec,
+    RunSpec,
+    SweepSpec,
+)
 from testbed.errors import UserError
 
 POLICIES = (
@@ -26,15 +45,11 @@ FLEET = "fleet:"  # a policy of this prefix gives every device its own
 class ModelSpec(Strict):
     """The network by name, at its native resolution by default, cut at blocks or everywhere."""
 
-    name: str
-    resolution: Annotated[int, Field(ge=32, le=2048)] | None = None
-    weights: str = "random"
-    seed: int = 0
+    name: Text
+    resolution: Annotated[Whole, Field(ge=32, le=2048)] | None = None
+    weights: Text = "random"
+    seed: Seed = 0
     granularity: Literal["block", "layer"] = "block"
-
-
-InputEncoding = Annotated[str, AfterValidator(lambda name: parse_input(name).name)]
-FeatureEncoding = Annotated[str, AfterValidator(lambda name: parse_features(name).name)]
 
 
 class EncodingSpec(Strict):
@@ -47,106 +62,16 @@ class EncodingSpec(Strict):
 class EngineSpec(Strict):
     """What both hosts do to the network to run it faster; off by default."""
 
-    channels_last: bool = False
-    compile: bool = False
-    fold_batchnorm: bool = False
-
-
-class ArrivalSpec(Strict):
-    """When queries are due: one after another, at a camera's rhythm, or at random times.
-
-    Of those that wait while one is served, the ``newest`` wins, or all ``queue``.
-    """
-
-    kind: Literal["closed", "periodic", "poisson"] = "closed"
-    interval: Annotated[DurationNs, Field(ge=1_000_000)] | None = None
-    waiting: Literal["newest", "queue"] = "newest"
-
-    @model_validator(mode="after")
-    def _interval_where_due(self) -> ArrivalSpec:
-        if (self.interval is None) != (self.kind == "closed"):
-            raise ValueError("interval: needed with periodic and poisson, and only there")
-        return self
-
-
-class ProbeSpec(Strict):
-    """Uplink probes that keep the rate estimate fresh while a policy dwells on ``local``."""
-
-    size: Annotated[SizeBytes, Field(ge=20_000, le=2**20)] = 40_000
-    interval: Annotated[DurationNs, Field(gt=0)] = SECOND_NS
-    budget: SizeBytes = 4_000_000
-
-
-class RunSpec(Strict):
-    """Length and repetition of each run."""
-
-    duration: Annotated[DurationNs, Field(ge=100_000_000)] = 12 * SECOND_NS
-    warmup_queries: Annotated[int, Field(ge=1)] = 5
-    trials: Annotated[int, Field(ge=1)] = 1
-    # How often a run that failed or was disturbed from outside is done again; all are kept.
-    repeat_disturbed: Annotated[int, Field(ge=0, le=10)] = 1
-    timeout: Annotated[DurationNs, Field(ge=100_000_000)] = 10 * SECOND_NS
-    # A reply that comes later is not waited for, and a query that takes longer is late.
-    deadline: Annotated[DurationNs, Field(ge=1_000_000)] | None = None
-    hedge: bool = False  # begin the tail on the device too, once the reply is later than expected
-
-
-class ProfileSpec(Strict):
-    """How often each candidate is measured before the first run, and at which constant rate.
-
-    All but ``queries`` and ``rate`` is of ``testbed profile`` and ``testbed sweep``; ``loads`` are
-    numbers of clients on the server, under each of which the first batch size is measured too.
-    """
-
-    queries: Annotated[int, Field(ge=4)] = 12
-    rate: RateBps = 20_000_000
-    batches: tuple[Annotated[int, Field(ge=1, le=256)], ...] = ()  # default: the experiment's
-    tolerance: Annotated[float, Field(gt=0, le=1)] = 0.03
-    budget: DurationNs = 60 * SECOND_NS
-    loads: tuple[Annotated[int, Field(ge=1, le=64)], ...] = ()
-
-
-class SweepSpec(Strict):
-    """The grid of ``testbed sweep``: rates from ``low`` to ``high``, and server slowdowns.
-
-    ``cells`` points of rate × batch are drawn by the seed and really run, ``queries`` of each
-    candidate in each. ``inputs`` and ``features`` are the encodings told side by side.
-    """
-
-    low: RateBps = 8_000_000
-    high: RateBps = 1_016_000_000
-    step: RateBps = 8_000_000
-    loads: tuple[Annotated[float, Field(ge=1)], ...] = (1, 1.5, 2, 3, 4, 6, 8)
-    cells: Annotated[int, Field(ge=0)] = 6
-    queries: Annotated[int, Field(ge=1)] = 4
-    inputs: tuple[InputEncoding, ...] = Field(default=("uint8", "float32", "jpeg:75"), min_length=1)
-    features: tuple[FeatureEncoding, ...] = Field(
-        default=("float32", "float16", "int8"), min_length=1
-    )
-
-    @model_validator(mode="after")
-    def _rates_ordered(self) -> SweepSpec:
-        if self.high < self.low:
-            raise ValueError("high: expected a rate of at least low")
-        return self
-
-
-class CrossSpec(Strict):
-    """Every one of these policies under every one of these links and loads; default: all there are.
-
-    A policy under a condition that two crosses name is run once a trial, for as many trials as the
-    larger of them asks.
-    """
-
-    links: tuple[Name, ...] = ()
-    loads: tuple[Name, ...] = ()
-    policies: tuple[str, ...] = ()
-    trials: Annotated[int, Field(ge=1)] | None = None
+    channels_last: Flag = False
+    compile: Flag = False
+    fold_batchnorm: Flag = False
 
 
 def _as_names(listed: object) -> object:
     """Block indices may be written as numbers."""
-    return [str(item) for item in listed] if isinstance(listed, list | tuple) else listed
+    if not isinstance(listed, list | tuple):
+        return listed
+    return [str(item) if type(item) is int else item for item in listed]
 
 
 def _check_policy(policy: str) -> None:
@@ -165,25 +90,27 @@ class Experiment(Strict):
     model: ModelSpec
     candidates: (
         Literal["compressive", "natural", "all"]
-        | Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+        | Annotated[tuple[str, ...], BeforeValidator(_as_names), EachOnce]
     ) = "compressive"
     encoding: EncodingSpec = EncodingSpec()
     engine: EngineSpec = EngineSpec()
     # synthetic, images:DIR, python:module:callable, or pack:FILE (one that a campaign kept)
     inputs: str = "synthetic"
-    batch: Annotated[int, Field(ge=1, le=256)] = 1
+    batch: Batch = 1
     links: dict[Name, LinkSpec] = Field(min_length=1)
     loads: dict[Name, LoadSpec] = Field(default={"none": LoadSpec()}, min_length=1)
-    policies: tuple[str, ...] = Field(min_length=1)
+    policies: Annotated[tuple[str, ...], EachOnce] = Field(min_length=1)
     # Fleet name → device's host → its policy; run as the policy ``fleet:<name>``.
     fleets: dict[Name, dict[Name, str]] = Field(default_factory=dict)
-    crosses: tuple[CrossSpec, ...] = (CrossSpec(),)
+    crosses: Annotated[tuple[CrossSpec, ...], EachOnce] = Field(
+        default=(CrossSpec(),), min_length=1
+    )
     arrivals: ArrivalSpec = ArrivalSpec()
     probe: ProbeSpec = ProbeSpec()
     run: RunSpec = RunSpec()
     profile: ProfileSpec = ProfileSpec()
     sweep: SweepSpec = SweepSpec()
-    seed: int = 1
+    seed: Seed = 1
 
     @field_validator("inputs")
     @classmethod
@@ -200,8 +127,6 @@ class Experiment(Strict):
         for policy in policies:
             if not policy.startswith(FLEET):
                 _check_policy(policy)
-        if len(set(policies)) != len(policies):
-            raise ValueError("a policy is listed twice")
         return policies
 
     @model_validator(mode="after")

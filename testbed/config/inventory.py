@@ -2,16 +2,71 @@
 
 from __future__ import annotations
 
+import reprlib
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from testbed.config.fields import Name, Strict, read_yaml
+from testbed.config.fields import (
+    EachOnce,
+    Flag,
+    Name,
+    Number,
+    Strict,
+    Whole,
+    read_yaml,
+    written,
+)
 from testbed.errors import UserError
 
 RoleName = Literal["device", "server", "link", "load"]
+_MOST_CPUS = 1024
+
+
+def _host_address(text: object) -> IPv4Address:
+    # The type alone also takes a number.
+    try:
+        address = IPv4Address(text if isinstance(text, IPv4Address) else str(text))
+    except ValueError:
+        address = None
+    if address is None or address.is_unspecified or address.is_multicast or address.is_reserved:
+        raise ValueError(f"expected a host's IPv4 address, got {reprlib.repr(text)}")
+    return address
+
+
+def _cpu_list(text: str) -> str:
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        ends = (first, last if dash else first)
+        if not all(end.isascii() and end.isdigit() and len(end) <= 4 for end in ends) or (
+            int(ends[0]) > int(ends[1])
+        ):
+            raise ValueError(f'expected CPUs such as "0,2-3", got {reprlib.repr(text)}')
+    return text
+
+
+def _file_path(text: object) -> object:
+    # Path takes an empty name for the working directory.
+    if isinstance(text, str) and (not text.strip() or "\n" in text):
+        raise ValueError(f"expected the path of a file, got {reprlib.repr(text)}")
+    return text
+
+
+Port = Annotated[Whole, Field(ge=1, le=65535)]
+# The kernel's own bounds of an interface's name; tc reads a colon and a dash otherwise.
+Interface = Annotated[
+    str, written(r"[^\s/:-][^\s/:]{0,14}", "the name of a network interface such as eth0")
+]
+SshAddress = Annotated[str, written(r"[^\s/@-][^\s/@]{0,254}", "a host name or an IP address")]
+User = Annotated[str, written(r"[^\s:/@-][^\s:/@]*", "the name of a user")]
+# env, which starts it, takes what has an equals sign for a setting.
+Command = Annotated[str, written(r"[^\s=-][^\n=]*", "python3 or the path of a Python")]
+VariableName = Annotated[
+    str, written(r"[A-Za-z_][A-Za-z0-9_]*", "a variable's name: letters, digits and _")
+]
+FilePath = Annotated[Path, BeforeValidator(_file_path)]
 
 
 class DataPath(Strict):
@@ -20,10 +75,10 @@ class DataPath(Strict):
     ``shared``: it carries SSH and more, too; then only the queries' own flow is shaped.
     """
 
-    interface: str
-    address: IPv4Address
-    port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: any free port (server only)
-    shared: bool = False
+    interface: Interface
+    address: Annotated[IPv4Address, BeforeValidator(_host_address)]
+    port: Annotated[Whole, Field(ge=0, le=65535)] = 0  # 0: any free port (server only)
+    shared: Flag = False
 
 
 class RouterPath(Strict):
@@ -34,38 +89,51 @@ class RouterPath(Strict):
     """
 
     kind: Literal["auto", "namespace", "uml"] = "auto"
-    to_device: str = ""
-    to_server: str = ""
+    to_device: Interface = ""
+    to_server: Interface = ""
+
+    @model_validator(mode="after")
+    def _two(self) -> RouterPath:
+        if self.to_device and self.to_device == self.to_server:
+            raise ValueError(f"to_server: expected another than to_device, got {self.to_server!r}")
+        return self
 
 
 class Jump(Strict):
     """A host to pass through on the way."""
 
-    address: str
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
-    user: str
-    key: Path | None = None
+    address: SshAddress
+    port: Port = 22
+    user: User
+    key: FilePath | None = None
 
 
 class Host(Strict):
     """One host. In the virtual lab only roles and CPU limits are written; the rest is filled in."""
 
-    roles: tuple[RoleName, ...] = Field(min_length=1)
-    address: str | None = None
-    port: Annotated[int, Field(ge=1, le=65535)] = 22
-    user: str = "root"
-    key: Path | None = None
-    known_hosts: Path = Path("~/.ssh/known_hosts")
+    roles: Annotated[tuple[RoleName, ...], EachOnce] = Field(min_length=1)
+    address: SshAddress | None = None
+    port: Port = 22
+    user: User = "root"
+    key: FilePath | None = None
+    known_hosts: FilePath = Path("~/.ssh/known_hosts")
     jump: Jump | None = None
-    python: str = "python3"
-    environment: dict[str, str] = Field(default_factory=dict)
-    sudo: bool = False  # the link role is started with `sudo -n`
-    threads: Annotated[int, Field(ge=1)] = 1
+    python: Command = "python3"
+    environment: dict[VariableName, str] = Field(default_factory=dict)
+    sudo: Flag = False  # the link role is started with `sudo -n`
+    threads: Annotated[Whole, Field(ge=1, le=_MOST_CPUS)] = 1
     accelerator: Literal["cpu", "cuda"] = "cpu"
     data: DataPath | None = None
     router: RouterPath | None = None
-    cpus: Annotated[float, Field(gt=0)] | None = None  # virtual lab: share of CPU time
-    cpuset: Annotated[str, Field(pattern=r"^[0-9,-]+$")] | None = None  # virtual lab
+    # Virtual lab: share of CPU time, and which CPUs. The kernel meters no share below 0.05.
+    cpus: Annotated[Number, Field(ge=0.05, le=_MOST_CPUS)] | None = None
+    cpuset: Annotated[str, AfterValidator(_cpu_list)] | None = None
+
+    @model_validator(mode="after")
+    def _router_of_a_link(self) -> Host:
+        if self.router and "link" not in self.roles:
+            raise ValueError("router: only of the host that has the role link")
+        return self
 
     @model_validator(mode="after")
     def _data_apart_from_ssh(self) -> Host:
@@ -85,7 +153,7 @@ class Inventory(Strict):
     # Where the link is shaped; auto: at a router, else where packets arrive, else where they leave.
     shaping: Literal["auto", "router", "egress", "ingress"] = "auto"
     # Virtual lab: that many devices, each like the one that is written.
-    devices: Annotated[int, Field(ge=1, le=16)] = 1
+    devices: Annotated[Whole, Field(ge=1, le=16)] = 1
     hosts: dict[Name, Host] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -98,8 +166,11 @@ class Inventory(Strict):
                 "hosts: expected exactly one host with role server, got "
                 f"{', '.join(servers) or 'none'}; add it to that host's roles"
             )
-        if len([host for host in self.hosts.values() if "link" in host.roles]) > 1:
-            raise ValueError("hosts: expected at most one host with role link (the router)")
+        for role in ("link", "load"):
+            if len(several := self.hosts_of(role)) > 1:
+                raise ValueError(
+                    f"hosts: expected at most one host with role {role}, got {', '.join(several)}"
+                )
         if self.shaping == "router" and self.host_of("link") is None:
             raise ValueError("shaping: router: no host has the role link; give it to the router")
         server = self.hosts[self.host_of("server") or ""].data
@@ -112,6 +183,17 @@ class Inventory(Strict):
         for name, host in self.hosts.items():
             if self.lab is None:
                 self._check_real(name, host)
+        return self
+
+    @model_validator(mode="after")
+    def _data_addresses_apart(self) -> Inventory:
+        owners: dict[IPv4Address, str] = {}
+        for name, host in self.hosts.items():
+            if host.data and (owner := owners.setdefault(host.data.address, name)) != name:
+                raise ValueError(
+                    f"hosts.{name}.data.address: {host.data.address} is also that of {owner}; "
+                    "give each host its own"
+                )
         return self
 
     def _check_real(self, name: str, host: Host) -> None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from testbed.config.document import parse_yaml
 from testbed.config.experiment import Experiment
+from testbed.config.fields import explain
 from testbed.errors import UserError
 
 
 def parse_direction(side: str, text: str) -> dict[str, Any]:
     """``20mbit``, or a mapping as an experiment has it: ``{rate: 20mbit, queue: 100kB}``."""
-    try:
-        spec = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{side}: not valid YAML: {' '.join(str(error).split())}") from error
+    spec = parse_yaml(side, text)
     return spec if isinstance(spec, dict) else {"rate": spec}
 
 
@@ -33,8 +31,4 @@ def link_experiment(directions: Mapping[str, Any], settings: Mapping[str, Any]) 
             }
         )
     except ValidationError as error:
-        faults = [
-            f"{'.'.join(map(str, fault['loc'][2:]))}: {fault['msg'].removeprefix('Value error, ')}"
-            for fault in error.errors(include_url=False)
-        ]
-        raise UserError("; ".join(faults)) from error
+        raise UserError(explain(error, below=2)) from error

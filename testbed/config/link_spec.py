@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from testbed.config.fields import DurationNs, RateBps, Share, SizeBytes, Strict
+from testbed.config.fields import (
+    DurationNs,
+    Flag,
+    RateBps,
+    Seed,
+    Share,
+    SizeBytes,
+    Strict,
+    lasting,
+    sized,
+    written,
+)
 
 SECOND_NS = 10**9
 
@@ -37,8 +48,8 @@ class DirectionSpec(Strict):
     trace: Path | None = None
     # Of the trace: this direction's own by default; the other one only if it is said aloud.
     direction: Literal["up", "down", "as-uplink", "as-downlink"] | None = None
-    delay: DurationNs = 0
-    jitter: DurationNs = 0
+    delay: Annotated[DurationNs, lasting("0s", "60s")] = 0
+    jitter: Annotated[DurationNs, lasting("0s", "60s")] = 0
     jitter_correlation: Share = 0.0
     distribution: Literal["uniform", "normal", "pareto"] = "uniform"
     loss: Annotated[Share, Field(lt=1)] = 0.0
@@ -47,9 +58,11 @@ class DirectionSpec(Strict):
     duplicate: Share = 0.0
     reorder: Share = 0.0
     corrupt: Share = 0.0
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
-    queue: SizeBytes = 256_000
-    queue_time: DurationNs | None = None  # at the highest rate, in place of queue
+    seed: Seed | None = None
+    queue: Annotated[SizeBytes, sized("1500B", "1GB")] = 256_000
+    queue_time: Annotated[DurationNs, lasting("1ms", "60s")] | None = (
+        None  # at the highest rate, in place of queue
+    )
 
     @property
     def mean_loss(self) -> float:
@@ -76,8 +89,8 @@ class DirectionSpec(Strict):
 class OutageSpec(Strict):
     """A stretch in which the link, both directions of it, is gone."""
 
-    at: DurationNs
-    length: Annotated[DurationNs, Field(ge=10_000_000)]
+    at: Annotated[DurationNs, lasting("0s", "24h")]
+    length: Annotated[DurationNs, lasting("10ms", "24h")]
 
 
 class LinkSpec(Strict):
@@ -85,13 +98,15 @@ class LinkSpec(Strict):
 
     uplink: DirectionSpec
     downlink: DirectionSpec
-    step: Annotated[DurationNs, Field(ge=10_000_000, le=10 * SECOND_NS)] = 100_000_000
+    step: Annotated[DurationNs, lasting("10ms", "10s")] = 100_000_000
     end: Literal["loop", "hold", "stop"] = "loop"
     # What the trace's gaps (None: floored) and the planned outages do.
     outage: Literal["drop", "hold", "down"] | None = None
     outages: tuple[OutageSpec, ...] = ()
-    congestion_control: str | None = None
-    delay_compensation: bool = False  # the path's own delay is part of the delay asked for
+    congestion_control: (
+        Annotated[str, written(r"[a-z0-9_]{1,15}", "a name such as cubic")] | None
+    ) = None
+    delay_compensation: Flag = False  # the path's own delay is part of the delay asked for
 
     @model_validator(mode="after")
     def _outages_of_a_kind(self) -> LinkSpec:

@@ -7,25 +7,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from testbed.config.fields import DurationNs, Strict
+from testbed.config.fields import DurationNs, EachOnce, Share, Strict, Whole, lasting
 
-Clients = Annotated[int, Field(ge=0, le=64)]
-Level = Annotated[float, Field(ge=0, le=1)]
+Clients = Annotated[Whole, Field(ge=0, le=64)]
 
 
 class LoadStep(Strict):
     """From ``t`` on, this many closed-loop clients, or this share of the resource."""
 
-    t: DurationNs
+    t: Annotated[DurationNs, lasting("0s", "24h")]
     clients: Clients | None = None
-    level: Level | None = None
+    level: Share | None = None
 
 
 class MarkovSpec(Strict):
-    """Levels that follow each other at random, each held for a time of mean ``dwell``."""
+    """Shares that follow each other at random, each held for a time of mean ``dwell``."""
 
-    levels: tuple[Level, ...] = Field(min_length=2)
-    dwell: Annotated[DurationNs, Field(ge=100_000_000)]
+    levels: Annotated[tuple[Share, ...], EachOnce] = Field(min_length=2)
+    dwell: Annotated[DurationNs, lasting("100ms", "1h")]
 
 
 class LoadSpec(Strict):
@@ -38,13 +37,13 @@ class LoadSpec(Strict):
 
     kind: Literal["none", "inference", "cpu", "memory", "gpu"] = "none"
     arrivals: Literal["closed", "poisson"] = "closed"
-    threads: Annotated[int, Field(ge=1, le=64)] = 1
+    threads: Annotated[Whole, Field(ge=1, le=64)] = 1
     clients: Clients | None = None
-    level: Level | None = None
+    level: Share | None = None
     steps: tuple[LoadStep, ...] = ()
     markov: MarkovSpec | None = None
     trace: Path | None = None  # CSV: t_s,level
-    period: DurationNs | None = None
+    period: Annotated[DurationNs, lasting("100ms", "24h")] | None = None
 
     @property
     def counts_clients(self) -> bool:

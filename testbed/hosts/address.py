@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import paramiko
 
 from testbed.config import Host
+from testbed.errors import UserError
 
 SSH_PORT = 22
 
@@ -39,6 +41,17 @@ def hops_to(host: Host) -> list[Address]:
         hops.append(Address(jump.address, jump.port, jump.user, jump.key, known_hosts))
     assert host.address is not None, "the inventory or the virtual lab gives every host one"
     return [*hops, Address(host.address, host.port, host.user, host.key, known_hosts)]
+
+
+def require_keys(hosts: Mapping[str, Host]) -> None:
+    """UserError, before anything is begun, unless every private key named is a file here."""
+    for name, host in hosts.items():
+        for where, key in (("key", host.key), ("jump.key", host.jump.key if host.jump else None)):
+            if key is not None and not key.expanduser().is_file():
+                raise UserError(
+                    f"hosts.{name}.{where}: no such file: {key}; make it with ssh-keygen, or leave "
+                    "'key' out, so that the agent and ~/.ssh are asked"
+                )
 
 
 def load_keys(client: paramiko.SSHClient, hop: Address) -> None:

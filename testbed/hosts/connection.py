@@ -22,7 +22,7 @@ import paramiko
 
 from testbed.config import Host
 from testbed.errors import GroupError, HostError
-from testbed.hosts.address import Address, explain, hops_to, load_keys
+from testbed.hosts.address import Address, explain, hops_to, load_keys, require_keys
 from testbed.hosts.channel import BROKEN, Completed, Progress, complete, deadline
 
 # Without a handler Python prints paramiko's own errors beside ours; they are raised anyway.
@@ -207,6 +207,7 @@ def each(what: str, tasks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
 @contextmanager
 def connect_all(hosts: Mapping[str, Host]) -> Iterator[dict[str, Connection]]:
     """Connections to all hosts, opened at once; closed on leaving, and where one fails."""
+    require_keys(hosts)
     with ExitStack() as stack:
 
         def connect(name: str) -> Connection:

@@ -8,6 +8,7 @@ from typing import Any
 
 from testbed.config import Experiment, Inventory
 from testbed.errors import TestbedError, UserError
+from testbed.hosts.address import require_keys
 from testbed.model.cache import Prepared, prepare
 from testbed.orchestrator.choosing import check_loads, load_message, policy_message, user_policies
 from testbed.orchestrator.conditions import Conditions, Told
@@ -99,6 +100,7 @@ class Campaign:
         self.inventory = inventory
         self.listener = listener
         self.allow_unverified = allow_unverified
+        require_keys(inventory.hosts)
         self.traces = load_traces(experiment)
         listener.stage(f"model: {experiment.model.name}")
         self.prepared: Prepared = prepare(experiment.model)

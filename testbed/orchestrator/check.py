@@ -12,6 +12,7 @@ from testbed import lab
 from testbed.config import Experiment, Host, Inventory
 from testbed.config.link import link_experiment
 from testbed.errors import HostError, TestbedError
+from testbed.hosts.address import require_keys
 from testbed.hosts.clock import ClockOffset, measure_offset
 from testbed.hosts.connection import Connection
 from testbed.hosts.deploy import deploy
@@ -38,6 +39,7 @@ def check(
     lab_id: str | None = None,
 ) -> list[Finding]:
     """The findings of every host and, if asked, of the link under real traffic."""
+    require_keys(inventory.hosts)
     needs = experiment is not None and needs_netem(experiment)
     with _hosts(inventory, stage, lab_id, needs) as (reachable, lab_id):
         stage(f"hosts: {', '.join(reachable.hosts)}")

@@ -32,7 +32,7 @@ _REPEATS = 7
 
 def profile_batches(experiment: Experiment) -> tuple[int, ...]:
     """Batch sizes of a profile or sweep, rising; the experiment's own where none are named."""
-    return tuple(sorted(set(experiment.profile.batches or (experiment.batch,))))
+    return tuple(sorted(experiment.profile.batches or (experiment.batch,)))
 
 
 def grid_rates(experiment: Experiment) -> list[int]:

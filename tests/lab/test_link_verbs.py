@@ -82,7 +82,7 @@ def test_set_shapes_counts_and_puts_back(lab: tuple[Lab, Router]) -> None:
     [
         (["set", "--uplink", "20 mbps!", "--downlink", "1mbit"], "uplink.rate: expected"),
         (["set", "--uplink", "{rate: 1mbit, colour: red}", "--downlink", "1mbit"], "colour"),
-        (["set", "--uplink", "{rate", "--downlink", "1mbit"], "uplink: not valid YAML"),
+        (["set", "--uplink", "{rate", "--downlink", "1mbit"], "uplink:1:6: not valid YAML"),
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], says: str) -> None:

@@ -109,7 +109,7 @@ def experiment(**changed: Any) -> Experiment:
 
 def test_cells_follow_the_seed_and_lie_in_the_grid() -> None:
     spec = {"low": "8mbit", "high": "80mbit", "step": "8mbit", "cells": 7}
-    asked = {"profile": {"batches": (4, 1, 4)}, "sweep": spec}
+    asked = {"profile": {"batches": (4, 1)}, "sweep": spec}
     assert profile_batches(experiment(**asked)) == (1, 4)
     assert profile_batches(experiment(batch=3)) == (3,)
     assert grid_rates(experiment(**asked)) == list(range(8_000_000, 80_000_001, 8_000_000))
