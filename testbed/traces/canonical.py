@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NoReturn
 
 from testbed.errors import UserError
+from testbed.traces.numbers import parse_number, shown
 from testbed.traces.trace import SECOND_NS, BandwidthTrace
 
 _RATE_COLUMNS = ("up_bps", "down_bps")
@@ -60,7 +61,7 @@ def _seconds(t_ns: int) -> str:
 
 
 def _refuse(path: Path, line: int, expected: str, actual: str) -> NoReturn:
-    raise UserError(f"{path}:{line}: expected {expected}, got {actual!r}")
+    raise UserError(f"{path}:{line}: expected {expected}, got {shown(actual)}")
 
 
 def read_csv(path: Path, lines: list[str]) -> BandwidthTrace:
@@ -122,10 +123,7 @@ def _cells(
 
 
 def _number(path: Path, line: int, text: str) -> Decimal:
-    try:
-        number = Decimal(text)
-    except InvalidOperation:
-        number = Decimal(-1)
-    if not number.is_finite() or number < 0:
+    number = parse_number(text)
+    if number is None:
         _refuse(path, line, "a number of 0 or more", text)
     return number

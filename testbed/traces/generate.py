@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from testbed.errors import UserError
-from testbed.traces.trace import SECOND_NS, BandwidthTrace
+from testbed.traces.trace import MOST_STEPS, SECOND_NS, BandwidthTrace
 
 # A generator gives one level a step: 0 is the least rate, 1 the greatest, logarithmic between.
 Generator = Callable[[random.Random, int, float], list[float]]
@@ -37,6 +37,11 @@ def generate(
         raise UserError(f"trace kind: expected one of {', '.join(KINDS)}, got {kind!r}")
     if duration_ns <= 0 or step_ns <= 0:
         raise UserError(f"trace {kind}: expected a duration and a step of more than 0")
+    if duration_ns > step_ns * MOST_STEPS:
+        raise UserError(
+            f"trace {kind}: expected at most {MOST_STEPS} steps, got {duration_ns / 1e9:g} s in "
+            f"steps of {step_ns / 1e9:g} s"
+        )
     count = -(-duration_ns // step_ns)
     directions = []
     for side, low, high in (("up", min_bps, max_bps), ("down", down_min_bps, down_max_bps)):

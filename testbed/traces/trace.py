@@ -11,6 +11,8 @@ from testbed.errors import UserError
 from testbed.framing import MTU_BYTES
 
 SECOND_NS = 10**9
+MOST_STEPS = 5_000_000  # that a trace is divided into: a day of 20 ms, some 100 MB
+_MOST_BPS = 10**15  # more is a wrong unit
 End = Literal["loop", "hold", "stop"]
 
 
@@ -47,6 +49,8 @@ class BandwidthTrace:
         for name, rates in (("up", self.up_bps), ("down", self.down_bps)):
             if rates is not None and (len(rates) != len(self.t_ns) or min(rates) < 0):
                 return f"{name}: expected {len(self.t_ns)} rates of 0 or more, one a time"
+            if rates is not None and max(rates) > _MOST_BPS:
+                return f"{name}: expected rates up to {_MOST_BPS} bit/s, got {max(rates):.3g}"
         return None
 
     @property
@@ -75,6 +79,11 @@ class BandwidthTrace:
         """Time-weighted mean rate of each bin of ``step_ns``; the last bin may be shorter."""
         if step_ns <= 0:
             raise UserError(f"trace {self.source}: step: expected more than 0 ns, got {step_ns}")
+        if self.duration_ns > step_ns * MOST_STEPS:
+            raise UserError(
+                f"trace {self.source}: expected at most {MOST_STEPS} steps, got "
+                f"{self.duration_ns / 1e9:g} s in steps of {step_ns / 1e9:g} s; take longer steps"
+            )
         bits_ns = [0] * -(-self.duration_ns // step_ns)  # bit/s times ns, exact in integers
         for start, end, rate in self.spans(direction):
             while start < end:

@@ -102,7 +102,7 @@ def test_mahimahi_gives_one_direction_only(tmp_path) -> None:
         ("", 1, "an empty file"),
         ("0\n0\n", 2, "after 0 ms"),
         ("1\n\n2\n", 2, "''"),
-        ("3\n5\n4\n", 3, "5 or more, got '4'"),
+        ("3\n5\n4\n", 3, "5 to 100000000, got '4'"),
         ("1\n2.5\n", 2, "'2.5'"),
         ("1\n-2\n", 2, "'-2'"),
         ("1\n١\n", 2, "whole number"),

@@ -484,7 +484,7 @@ def test_csv_without_its_unit_or_columns_is_refused(tmp_path) -> None:
 
 def test_mahimahi_bad_lines_are_left_out_only_on_demand(tmp_path) -> None:
     text = "5\n\n20\n10\n40\n"
-    with pytest.raises(UserError, match=r"cell\.up:2: expected one whole number of ms, 5 or more"):
+    with pytest.raises(UserError, match=r"cell\.up:2: expected one whole number of ms, 5 to 10+,"):
         read(tmp_path, text, "cell.up", format="mahimahi")
     found = read(tmp_path, text, "cell.up", format="mahimahi", skip_bad=True)
     assert found.sidecar["skipped_lines"] == 2

@@ -31,6 +31,8 @@ def read(source: Source, request: Request) -> Reading:
         raise UserError(
             f"{source.path}:{error.lineno}: expected JSON, got an error: {error.msg}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise UserError(f"{source.path}: expected JSON as iperf3 writes it: {error}") from error
     intervals = report.get("intervals") if isinstance(report, dict) else None
     if not isinstance(intervals, list):
         raise UserError(f"{source.path}: expected an object with intervals, as iperf3 --json gives")
@@ -66,7 +68,7 @@ def _segment(i: int, interval: Any, before_ns: int) -> Segment | None:
 
 def _number(i: int, total: dict[str, Any], key: str) -> float:
     value = total.get(key)
-    if not isinstance(value, int | float) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 10**19:
         raise BadLine(f"a number of 0 or more as intervals[{i}].sum.{key}", value)
     return value
 

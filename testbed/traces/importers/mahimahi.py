@@ -7,15 +7,20 @@ from testbed.framing import MTU_BYTES
 from testbed.traces.importers.format import Format, Reading
 from testbed.traces.importers.samples import Segment
 from testbed.traces.importers.source import BadLine, Request, Source
+from testbed.traces.trace import MOST_STEPS
 
 _MS_NS = 10**6
 _BIN_MS = 20
-_MAX_MS = 10**10  # four months: more is a unix time
+_MAX_MS = _BIN_MS * MOST_STEPS  # a day: more is a unix time
+
+
+def _is_stamp(line: str) -> bool:
+    return line.isascii() and line.isdigit() and len(line) < 19
 
 
 def recognise(head: list[str]) -> bool:
     """Whole numbers that never fall, at least two: nothing else looks like this."""
-    if len(head) < 2 or not all(line.isascii() and line.isdigit() for line in head):
+    if len(head) < 2 or not all(map(_is_stamp, head)):
         return False
     stamps = [int(line) for line in head]
     return stamps == sorted(stamps) and stamps[-1] < _MAX_MS
@@ -28,8 +33,8 @@ def read(source: Source, request: Request) -> Reading:
     for number, line in source.lines():
         before_ms = stamps_ms[-1] if stamps_ms else 0
         with source.judge(number):
-            if not (line.isascii() and line.isdigit()) or not before_ms <= int(line) <= _MAX_MS:
-                raise BadLine(f"one whole number of ms, {before_ms} or more", line)
+            if not _is_stamp(line) or not before_ms <= int(line) <= _MAX_MS:
+                raise BadLine(f"one whole number of ms, {before_ms} to {_MAX_MS}", line)
             stamps_ms.append(int(line))
     if not stamps_ms or stamps_ms[-1] == 0:
         raise UserError(f"{source.path}:{number}: expected a last timestamp after 0 ms, got {line}")

@@ -24,7 +24,7 @@ def read(source: Source, request: Request) -> Reading:
         if not groups.wants(group):
             continue
         with source.judge(line_number):
-            if not stamp.isdigit():
+            if not (stamp.isascii() and stamp.isdigit()) or len(stamp) > 19:
                 raise BadLine("a time in whole ns", stamp)
             points.add(line_number, int(stamp), (round(number(rate, "bytes/s") * 8),))
     return Reading(points.segments(), groups.chosen)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from testbed.errors import UserError
+from testbed.traces.numbers import parse_number, shown
 
 Gaps = Literal["hold", "zero", "refuse"]
 _HEAD_CHARS = 65_536
@@ -28,7 +29,7 @@ class BadLine(ValueError):
     """A line that is not what its format says; :meth:`Source.judge` refuses or counts it."""
 
     def __init__(self, expected: str, actual: object) -> None:
-        super().__init__(f"expected {expected}, got {actual!r}")
+        super().__init__(f"expected {expected}, got {shown(actual)}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,10 @@ class Table:
         number, header = next(self._lines, (1, ""))
         # A header tells its separator: it has no numbers to confuse it with.
         self._delimiter = max(",;\t", key=header.count)
-        names = self._cells(header)
+        try:
+            names = self._cells(header)
+        except BadLine as fault:
+            raise UserError(f"{source.path}:{number}: {fault}") from fault
         self._width = len(names)
         missing = [name for name in wanted if name not in names]
         if missing:
@@ -135,7 +139,10 @@ class Table:
         self._at = [names.index(name) for name in wanted]
 
     def _cells(self, line: str) -> list[str]:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=self._delimiter))]
+        try:
+            return [cell.strip() for cell in next(csv.reader([line], delimiter=self._delimiter))]
+        except csv.Error as error:
+            raise BadLine(f"a line of CSV ({error})", line) from error
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line numbers and the cells of the columns asked for, in their order."""
@@ -191,12 +198,9 @@ class Groups:
 
 
 def number(text: str, what: str = "a number of 0 or more") -> Decimal:
-    """A finite number of 0 or more, exact; raises BadLine."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        value = Decimal(-1)
-    if not value.is_finite() or value < 0:
+    """A number of 0 or more and below 10**19, exact; raises BadLine."""
+    value = parse_number(text)
+    if value is None:
         raise BadLine(what, text)
     return value
 
