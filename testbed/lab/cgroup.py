@@ -13,8 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from testbed.errors import UserError
-
 CONTROLLERS = ("cpu", "cpuset")
 _LEAST_QUOTA_US = 1000  # of the kernel
 # The kernel's greatest: within its quota a host goes before all else that the machine runs.
@@ -63,22 +61,6 @@ def find_tree(mounts: Path = Path("/proc/mounts")) -> Tree:
             if found:
                 return Tree(2, found)
     return Tree(1, first)
-
-
-def check(where: str, cpus: float | None, cpuset: str | None) -> None:
-    """Raise UserError for a share whose quota the kernel refuses, or a CPU list that is none."""
-    if cpus is not None:
-        period_us, quota_us = quota(cpus)
-        if quota_us < _LEAST_QUOTA_US:
-            least = _LEAST_QUOTA_US / period_us
-            raise UserError(f"{where}.cpus: expected a share of at least {least}, got {cpus}")
-    if cpuset is not None:
-        try:
-            cpu_list(cpuset)
-        except ValueError:
-            raise UserError(
-                f'{where}.cpuset: expected CPUs such as "0,2-3", got "{cpuset}"'
-            ) from None
 
 
 def quota(cpus: float) -> tuple[int, int]:

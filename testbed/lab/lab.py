@@ -162,8 +162,6 @@ def _check(inventory: Inventory) -> Tools:
         raise UserError("lab: the inventory is of real hosts; a virtual lab needs 'lab: local'")
     if os.geteuid() != 0:
         raise UserError("lab: namespaces need root; run the same command with sudo")
-    for name, host in inventory.hosts.items():
-        cgroup.check(f"hosts.{name}", host.cpus, host.cpuset)
     plan_layout("check", inventory, IPv4Network("10.0.0.0/24"))
     return sshd.find_tools()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +76,11 @@ def test_more_than_memory_is_made_for(text, request_, told, tmp_path) -> None:
         import_trace(path, Request(**request_, **one_way))
     assert told in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_what_has_no_end_is_not_read() -> None:
+    with pytest.raises(UserError, match=r"^/dev/zero: expected a file, got a pipe or a device"):
+        import_trace(Path("/dev/zero"), Request())
 
 
 def test_a_generated_trace_has_an_end() -> None:

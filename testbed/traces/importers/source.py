@@ -89,6 +89,9 @@ class Source:
 
     @contextmanager
     def _opened(self) -> Iterator[TextIO]:
+        # It is read twice, and to its end: a pipe or a device has no two or none.
+        if self.path.exists() and not (self.path.is_file() or self.path.is_dir()):
+            raise UserError(f"{self.path}: expected a file, got a pipe or a device; save it first")
         try:
             with self.path.open(encoding="utf-8-sig") as file:
                 yield file
