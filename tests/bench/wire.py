@@ -1,4 +1,4 @@
-"""Time the wire against a bare socket loop, gRPC and ZeroMQ, and the policy's decision.
+"""Time the wire against a bare socket loop, gRPC and ZeroMQ.
 
 One float32 tensor goes to another process over loopback and comes back whole: its raw bytes,
 with no encoding and no tail on any side, so that only the framing and the sockets differ. Ours
@@ -29,10 +29,6 @@ from typing import Any
 import torch
 
 from testbed.encodings import parse_features
-from testbed.policy.agent import Agent
-from testbed.policy.latency import Candidate
-from testbed.policy.policies import make_policy
-from testbed.policy.protocol import Outcome
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import aligned_buffer
 from testbed.worker.layout import REPLY_BYTES, Allowed, Layout, ServerTimes, reply_header
@@ -48,7 +44,6 @@ from testbed.worker.wire import (
     seal,
 )
 
-SPLITS = (6, 250)
 SIZES_BYTES = (5_000, 300_000, 1_200_000)
 NAMES = ("ours", "bare", "grpc", "zmq")
 ROUNDS, TURNS, WARM = 15, 20, 20
@@ -204,44 +199,16 @@ def measure(size_bytes: int, processor: int) -> dict[str, float]:
     return {**result, "n": ROUNDS * TURNS}
 
 
-def decide_us(splits: int) -> tuple[float, float]:
-    """Medians of one decision of ``dynamic`` among candidates, and of learning from it."""
-    candidates = tuple(
-        Candidate(str(i), 10**5 * i, 10**4, 10**4, 10**8 - 10**5 * i, 150_000 - 500 * i, 4_200)
-        for i in range(splits - 1)
-    )
-    local = Candidate("local", 3 * 10**7, 0, 0, 0, 0, 0)
-    policy = make_policy("dynamic", [c.split for c in (*candidates, local)], seed=1)
-    agent = Agent(policy, (*candidates, local), 200_000, None)
-    deciding, learning = [], []
-    for n in range(5000):
-        parts = (10**8, 10**6, 10**7, 10**7, 75_000, 6 * 10**7)
-        outcome = Outcome(n * 10**8, ("1", "3")[n % 2], *parts, "ok", "measured")
-        begun_ns = perf_counter_ns()
-        agent.decide(n * 10**8)
-        decided_ns = perf_counter_ns()
-        agent.observe(outcome)
-        deciding.append(decided_ns - begun_ns)
-        learning.append(perf_counter_ns() - decided_ns)
-    return median(deciding) / 1000, median(learning) / 1000
-
-
 def main() -> None:
     processors = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, processors[:1])
     wire = {str(size): measure(size, processors[-1]) for size in SIZES_BYTES}
-    decisions = {str(splits): decide_us(splits) for splits in SPLITS}
-    names = ("decide_us", "learn_us")
-    measured = {k: {n: us[i] for n, us in decisions.items()} for i, k in enumerate(names)}
-    document = {"wire": wire, **measured}
-    Path("bench.json").write_text(json.dumps(document, indent=1) + "\n")
+    Path("bench.json").write_text(json.dumps({"wire": wire}, indent=1) + "\n")
     print(f"{'bytes':>9} {'n':>5}" + "".join(f"{name + ' µs':>12}" for name in NAMES) + "  / bare")
     for size, row in wire.items():
         columns = "".join(f"{row[name + '_us']:12.1f}" for name in NAMES)
         ratios = "  ".join(f"{name} {row[name + '_us'] / row['bare_us']:.2f}" for name in NAMES)
         print(f"{size:>9} {row['n']:>5}{columns}  {ratios}")
-    for splits, (deciding, learning) in decisions.items():
-        print(f"{splits} candidates: decide {deciding:.1f} µs, then learn {learning:.1f} µs")
 
 
 if __name__ == "__main__":
