@@ -88,7 +88,8 @@ def campaign_tables(
         Table(
             "runs",
             "Runs",
-            "In the order they were run.",
+            "In the order they were run. Others' CPU is what of a machine's CPU time neither the "
+            "testbed nor a hypervisor took: on the machine where others took most.",
             fidelity.run_table(data, queries),
             (
                 ("run", text("run_id")),
@@ -97,6 +98,7 @@ def campaign_tables(
                 ("queries", count("queries")),
                 ("length s", num("duration_s")),
                 ("stolen CPU", share("steal_share")),
+                ("others' CPU", share("others_share")),
                 ("page faults", count("page_faults")),
             ),
             style="words",

@@ -27,6 +27,7 @@ def run_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run in data.runs:
         device = (run.manifest or {}).get("device", {})
+        others = (run.manifest or {}).get("others_share", {})
         rows.append(
             {
                 "run_id": run.run_id,
@@ -35,6 +36,7 @@ def run_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
                 "queries": counts[run.run_id],
                 "duration_s": run.duration_s,
                 "steal_share": device.get("steal_share"),
+                "others_share": max(others.values(), default=None),
                 "page_faults": device.get("faults"),
             }
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.hosts.connection import Connection
@@ -12,7 +13,8 @@ from testbed.hosts.connection import Connection
 class Environment:
     """A host at one moment of its monotonic clock (``t_ns``); None where it does not say.
 
-    Ticks count since boot over all CPUs. ``busy_share`` is the share of CPU time that was in use
+    Ticks count since boot over all CPUs at ``t_ns``; ``own_ticks`` are those of the processes asked
+    about and of their children. ``busy_share`` is the share of CPU time that was in use
     while the host was watched, ``qdiscs`` the root's kind by interface. ``cgroup`` holds the limit
     files of the role asked about; ``ssh_interfaces`` those that carry this SSH session.
     """
@@ -33,8 +35,11 @@ class Environment:
     memory_available_bytes: int | None
     load_average: list[float]
     busy_share: float | None
+    ticks_per_s: int
+    idle_ticks: int
+    irq_ticks: int
     steal_ticks: int
-    total_ticks: int
+    own_ticks: int
     python: str
     torch: str | None
     gpus: list[str]
@@ -50,24 +55,17 @@ class Environment:
 
 
 def read_environment(
-    connection: Connection, *, pid: int | None = None, sudo: bool = False, watch_s: float = 0.0
+    connection: Connection,
+    *,
+    pid: int | None = None,
+    own: Sequence[int] = (),
+    sudo: bool = False,
+    watch_s: float = 0.0,
 ) -> Environment:
     """Ask the host, with a role's ``pid`` for its CPU limits; raises HostError.
 
-    With ``watch_s`` the host is watched for so long, to tell what else runs there.
+    ``own`` are the processes whose CPU time is asked for, with their children's. With ``watch_s``
+    the host is watched for so long, to tell what else runs there.
     """
-    asked = json.dumps({"pid": pid, "sudo": sudo, "watch_s": watch_s})
+    asked = json.dumps({"pid": pid, "own": own, "sudo": sudo, "watch_s": watch_s})
     return Environment(**json.loads(connection.script("facts", asked)))
-
-
-def steal_share(before: Environment, after: Environment) -> float:
-    """Share of CPU time between two moments that the hypervisor gave to others, 0 to 1.
-
-    Raises ValueError when the host was restarted in between or no tick has passed.
-    """
-    total = after.total_ticks - before.total_ticks
-    if before.boot_id != after.boot_id or total <= 0:
-        raise ValueError(
-            f"{after.hostname}: expected a later moment of one boot, got {total} ticks"
-        )
-    return (after.steal_ticks - before.steal_ticks) / total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -23,8 +24,10 @@ def environments(session: Session, watch_s: float = 0.0) -> dict[str, dict[str, 
 
     With ``watch_s`` every host is watched for so long, while nothing of ours runs there.
     """
+    own = _own_processes(session)
     ask = partial(read_environment, watch_s=watch_s)
-    read = each("environment", {h: partial(ask, c) for h, c in session.connections.items()})
+    asked = {h: partial(ask, c, own=own[h]) for h, c in session.connections.items()}
+    read = each("environment", asked)
     found: dict[str, dict[str, Any]] = {host: asdict(e) for host, e in read.items()}
     for name, role in session.roles.items():
         found[session.host_of(name)].setdefault("roles", {})[name] = role.hello
@@ -45,3 +48,17 @@ def environments(session: Session, watch_s: float = 0.0) -> dict[str, dict[str, 
     if session.lab is not None and router is not None:
         found[router]["router_kind"] = session.lab.router_kind
     return found
+
+
+def _own_processes(session: Session) -> dict[str, list[int]]:
+    """By host, the processes of ours from which all others of ours descend."""
+    own: dict[str, list[int]] = {host: [] for host in session.connections}
+    for name, role in session.roles.items():
+        own[session.host_of(name)].append(role.hello["pid"])
+    if session.lab is None:
+        return own
+    # Its hosts are this machine, and what runs there descends from this process; a guest's kernel
+    # does too, but what runs in there has numbers of its own.
+    guest = session.inventory.host_of("link") if session.lab.router_kind == "uml" else None
+    here = {host: [os.getpid()] if host == session.host_of("server") else [] for host in own}
+    return here | {host: pids for host, pids in own.items() if host == guest}

@@ -14,6 +14,7 @@ from testbed.orchestrator.carried import carried_reasons
 from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.conditions import Conditions
 from testbed.orchestrator.evidence import clocks, environments
+from testbed.orchestrator.neighbours import others_share
 from testbed.orchestrator.plan import PlannedRun, schedule_json
 from testbed.orchestrator.session import STOP_TIMEOUT_S, OnRecord, Session
 from testbed.orchestrator.store import RunFolder
@@ -207,6 +208,7 @@ class _Run:
         shaped = {n: self.done[n]["shaped"] for n in session.link_roles if n in self.done}
         self.folder.write("qdisc.after.json", shaped)
         pairs = self._environments_after(reasons)
+        others = others_share(pairs)
         schedules = self.conditions.schedules
         devices = self.conditions.devices
         found = judge(
@@ -215,6 +217,7 @@ class _Run:
             session.link_roles,
             {name: self._not_ok(name) for name in devices},
             hosts=pairs,
+            others=session.usual.compare(others),
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
             off_predicted=self.off_predicted if self.conditions.foretold else None,
         )
@@ -231,6 +234,7 @@ class _Run:
                 "validity": validity if trusted else "unverified",
                 "disturbed": found.disturbed,
                 "reasons": [*reasons, *unverified, *carried, *found.reasons],
+                "others_share": others,
                 "experiment": session.experiment.model_dump(mode="json"),
                 "t0_ns": self.t0_ns,
                 **self.done,

@@ -20,6 +20,7 @@ from testbed.lab import Lab
 from testbed.model.cache import Prepared
 from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.link_plan import needs_netem
+from testbed.orchestrator.neighbours import Usual
 from testbed.orchestrator.plan import Plan
 from testbed.orchestrator.probing import Probers
 from testbed.orchestrator.roles import device_roles, host_of, kind_of
@@ -71,6 +72,7 @@ class Session(AbstractContextManager["Session"]):
         self.ready: dict[str, dict[str, Any]] = {}
         self.limits: dict[str, str | None] = {}
         self.link_check: LinkCheck | None = None
+        self.usual = Usual()
 
     def __enter__(self) -> Session:
         try:

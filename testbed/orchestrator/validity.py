@@ -20,6 +20,8 @@ FREQUENCY_SHARE = 0.10
 CELSIUS_RISE, CELSIUS_MOST = 10.0, 85.0
 # Others that keep more of the CPUs busy before a run take them from its roles too.
 BUSY_SHARE = 0.5
+# As much of a machine's CPU time more than usual, and a run was not alone: one of two to five CPUs.
+OTHERS_SHARE = 0.20
 # Beyond this, device and router cannot be set on one axis of 100 ms steps.
 CLOCK_BOUND_NS = 5_000_000
 # Beyond this a split was mispredicted although its own queries correct the profile.
@@ -50,6 +52,7 @@ def judge(
     *,
     hosts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] | None = None,
     clock_bounds_ns: Mapping[str, int] | None = None,
+    others: Mapping[str, tuple[float, float]] | None = None,
     off_predicted: Mapping[str, Sequence[float]] | None = None,
 ) -> Judgement:
     """What speaks against a run.
@@ -62,12 +65,15 @@ def judge(
             outage explains apart.
         hosts: each host's environment before and after.
         clock_bounds_ns: how far off each host's clock offset may be.
+        others: share of each machine's CPU time that others than the testbed took in the run, and
+            the usual one.
         off_predicted: measured ÷ predicted times of the run's queries, by split.
     """
     outside = [
         *_late(done, step_ns, link_roles),
         *(reason for role in not_ok for reason in _steal(role, done.get(role, {}))),
         *(reason for name, pair in (hosts or {}).items() for reason in _drift(name, *pair)),
+        *_others(others or {}),
         *_clocks(clock_bounds_ns or {}),
     ]
     inside = list(_stale(off_predicted or {}))
@@ -140,6 +146,15 @@ def _drift(host: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> It
         yield f"{host}: the governor went from {before['governor']} to {after['governor']}"
     if before.get("boot_id") != after.get("boot_id"):
         yield f"{host}: was restarted during the run"
+
+
+def _others(others: Mapping[str, tuple[float, float]]) -> Iterator[str]:
+    for machine, (share, usual) in others.items():
+        if share - usual > OTHERS_SHARE:
+            yield (
+                f"{machine}: others took {share:.0%} of CPU time during the run, usually "
+                f"{usual:.0%} (bound {OTHERS_SHARE:.0%} more); end what runs there"
+            )
 
 
 def _clocks(bounds_ns: Mapping[str, int]) -> Iterator[str]:

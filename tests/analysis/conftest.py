@@ -309,6 +309,7 @@ def write_run(folder: Path, spec: Synthetic, plan: dict[str, Any]) -> None:
         "state": "complete",
         "validity": "valid",
         "reasons": [],
+        "others_share": {"device, router, server": 0.03},
         "experiment": experiment,
         "t0_ns": {"device": DEVICE_T0_NS, "link": link_t0},
         "link": {"changes": len(maker.steps), "late_p99_ns": MS, "late_max_ns": MS},

@@ -12,7 +12,7 @@ import pytest
 from testbed.config import Host, load_inventory
 from testbed.errors import UserError
 from testbed.hosts.connection import REMOTE
-from testbed.hosts.environment import Environment, steal_share
+from testbed.hosts.environment import Environment
 from testbed.hosts.preflight import Finding, judge, require, shaping_hosts
 
 
@@ -82,13 +82,12 @@ def test_a_watched_host_tells_what_keeps_it_busy() -> None:
     assert 0 <= share <= 1
 
 
-def test_steal_is_a_share_of_the_ticks_between(here) -> None:
-    later = replace(here, total_ticks=here.total_ticks + 1000, steal_ticks=here.steal_ticks + 30)
-    assert steal_share(here, later) == 0.03
-    with pytest.raises(ValueError, match="one boot"):
-        steal_share(here, replace(later, boot_id="another"))
-    with pytest.raises(ValueError, match="later moment"):
-        steal_share(later, here)
+def test_cpu_time_is_told_of_the_processes_asked_about(here) -> None:
+    begun_s = sum(os.times()[:4])  # with the children that have ended
+    told = ask(own=[os.getpid(), 2**30])  # the second is none
+    assert begun_s - 0.02 <= told.own_ticks / told.ticks_per_s <= sum(os.times()[:4]) + 0.02
+    assert here.own_ticks == 0
+    assert told.idle_ticks >= here.idle_ticks
 
 
 def test_a_good_host_has_no_fault(good) -> None:

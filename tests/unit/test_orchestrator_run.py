@@ -20,6 +20,7 @@ from testbed.orchestrator import run as run_module
 from testbed.orchestrator.campaign import Campaign, SessionLost
 from testbed.orchestrator.conditions import Conditions
 from testbed.orchestrator.ledger import Ledger
+from testbed.orchestrator.neighbours import Usual
 from testbed.orchestrator.plan import Plan, PlannedRun
 from testbed.orchestrator.run import execute
 from testbed.orchestrator.session import Session
@@ -40,6 +41,7 @@ def test_a_host_lost_before_the_run_begins_fails_the_run_alone(tmp_path, monkeyp
         link_roles={"link": ("uplink",)},
         ready={"link": {"before": {}, "shaped": {}}},
         link_check=SimpleNamespace(faults=[]),
+        usual=Usual(),
         experiment=SimpleNamespace(model_dump=lambda mode: {}),
     )
     conditions = Conditions({}, {}, None, 10**8, None)

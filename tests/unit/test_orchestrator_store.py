@@ -147,6 +147,10 @@ def test_a_quiet_run_is_valid() -> None:
         ({"hosts": {"d": ({"celsius": 50.0}, {"celsius": 63.0})}}, "from 50 to 63 °C"),
         ({"hosts": {"d": ({"celsius": 84.0}, {"celsius": 86.0})}}, "from 84 to 86 °C"),
         ({"hosts": {"d": ({"busy_share": 0.62}, {})}}, "62% of CPU time was in use before"),
+        (
+            {"others": {"d": (0.36, 0.12)}},
+            "others took 36% of CPU time during the run, usually 12%",
+        ),
         ({"clock_bounds_ns": {"d": 9_000_000}}, "known to 9.0 ms only"),
         (
             {"off_predicted": {"3": [2.0] * 8, "5": [2.0] * 7, "11": [1.2] * 8}},
@@ -159,4 +163,5 @@ def test_drift_of_hosts_clocks_and_profile_is_told(facts, told) -> None:
     assert found.validity == "degraded"
     assert told in found.reasons[0]
     calm = ({"a": 1, "celsius": 80.0, "busy_share": 0.4}, {"a": 2, "celsius": 84.0})
-    assert judge({}, 100_000_000, [], {}, hosts={"d": calm}).reasons == ()
+    others = {"d": (0.3, 0.12)}
+    assert judge({}, 100_000_000, [], {}, hosts={"d": calm}, others=others).reasons == ()

@@ -1,7 +1,8 @@
 """What a host is: printed as one JSON line. Runs on any Python 3.7, so that 3.10 can be asked for.
 
-``facts.py '{"pid": 123, "sudo": true, "watch_s": 0.5}'``: the process whose cgroup limits are
-wanted, whether to try ``sudo``, and how long to watch what else runs here; all optional.
+``facts.py '{"pid": 123, "own": [123], "sudo": true, "watch_s": 0.5}'``: the process whose cgroup
+limits are wanted, those whose CPU time is (with their children's), whether to try ``sudo``, and how
+long to watch what else runs here; all optional.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 SIOCGIFCONF = 0x8912  # linux/sockios.h: all IPv4 addresses with their interfaces
@@ -96,6 +98,24 @@ def busy_share(watch_s: float) -> float | None:
     return sorted(shares)[len(shares) // 2] if shares else None
 
 
+def own_ticks(pids: Sequence[int]) -> int:
+    """CPU time of these processes and of all that descend from them, ended or not."""
+    spent, children = {}, {}  # type: dict[int, int], dict[int, list[int]]
+    for path in glob.glob("/proc/[0-9]*/stat") if pids else ():
+        # Behind the name in brackets, which may hold anything, come the fields from the third on.
+        words = (read(path) or "").rpartition(")")[2].split()
+        if words:
+            pid = int(path.split("/")[2])
+            children.setdefault(int(words[1]), []).append(pid)
+            spent[pid] = sum(map(int, words[11:15]))
+    total, waiting = 0, list(pids)
+    while waiting:
+        pid = waiting.pop()
+        total += spent.get(pid, 0)
+        waiting += children.get(pid, [])
+    return total
+
+
 def hertz(path: str) -> int | None:
     """A file of kilohertz in hertz."""
     khz = read(path)
@@ -108,14 +128,14 @@ def celsius() -> float | None:
     return max((int(value) / 1000 for value in told if value), default=None)
 
 
-def processor() -> dict[str, Any]:
-    """Model, count, governor and frequencies of the CPU, and its ticks since boot."""
+def processor(own: Sequence[int]) -> dict[str, Any]:
+    """Model, count, governor and frequencies of the CPU, its ticks since boot, and when."""
     info = read("/proc/cpuinfo")
     policy = "/sys/devices/system/cpu/cpu0/cpufreq/"
     mhz = search(r"^cpu MHz\s*:\s*([0-9.]+)", info)
     board = (read("/proc/device-tree/model") or "").rstrip("\0")
     told_hz = round(float(mhz) * 1e6) if mhz else None
-    spent = ticks()
+    spent, t_ns = ticks(), time.monotonic_ns()
     return {
         "cpu_model": search(r"^(?:model name|Model)\s*:\s*(.+)$", info) or board or None,
         "cpu_count": os.cpu_count(),
@@ -124,8 +144,12 @@ def processor() -> dict[str, Any]:
         "frequency_min_hz": hertz(policy + "scaling_min_freq"),
         "frequency_max_hz": hertz(policy + "scaling_max_freq"),
         "celsius": celsius(),
+        "ticks_per_s": os.sysconf("SC_CLK_TCK"),
+        "idle_ticks": spent[3] + spent[4],
+        "irq_ticks": spent[5] + spent[6],
         "steal_ticks": spent[7],
-        "total_ticks": sum(spent),
+        "own_ticks": own_ticks(own),
+        "t_ns": t_ns,
         "load_average": list(os.getloadavg()),
     }
 
@@ -213,14 +237,16 @@ def free_bytes() -> int:
     return shutil.disk_usage(path).free
 
 
-def facts(pid: int | None = None, sudo: bool = False, watch_s: float = 0.0) -> dict[str, Any]:
+def facts(
+    pid: int | None = None, own: Sequence[int] = (), sudo: bool = False, watch_s: float = 0.0
+) -> dict[str, Any]:
     """Everything about the host that a reader of its results would ask."""
     busy = busy_share(watch_s)
     addresses = interfaces()
     known = {name: read("/proc/sys/" + name.replace(".", "/")) for name in SYSCTLS}
     gpus = command("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
     return dict(
-        processor(),
+        processor(own),
         **memory(),
         hostname=platform.node(),
         boot_id=read("/proc/sys/kernel/random/boot_id"),
@@ -239,7 +265,6 @@ def facts(pid: int | None = None, sudo: bool = False, watch_s: float = 0.0) -> d
         disk_free_bytes=free_bytes(),
         root=os.geteuid() == 0,
         sudo=command("sudo", "-n", "true") is not None if sudo else None,
-        t_ns=time.monotonic_ns(),
     )
 
 
