@@ -225,8 +225,9 @@ class Inventory(Strict):
             router = self.host_of("link")
             if router is None or router in (*devices, *self.hosts_of("server")):
                 raise ValueError(
-                    "hosts: several devices share the link of a router: give a host of its own the "
-                    "role link"
+                    "hosts: several devices share the link of a router, for a run has one link and "
+                    "without a router each would have its own: give a host that is neither device "
+                    "nor server the role link, or leave one device"
                 )
         return self
 
