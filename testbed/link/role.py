@@ -124,13 +124,15 @@ class LinkRole:
                 f"link: expected schedules for {sorted(self._shaped) or 'nothing: not set up'}, "
                 f"got {sorted(schedules)}"
             )
+        wanted = {n: tree_from_json(doc) for n, doc in message.get("directions", {}).items()}
         for name, schedule in schedules.items():
+            tree = wanted.get(name, self._shaped[name].tree)
             for _, rate_bps in schedule.changes:
-                self._shaped[name].tree.with_rate(rate_bps)  # refuses what cannot be set
-            if schedule.outages and self._shaped[name].tree.outage is None:
-                raise UserError(f"link: {name}: has outages, and setup did not say what they do")
-        for name, document in message.get("directions", {}).items():
-            side, tree = self._shaped[name], tree_from_json(document)
+                tree.with_rate(rate_bps)  # refuses what cannot be set
+            if schedule.outages and tree.outage is None:
+                raise UserError(f"link: {name}: has outages, and nothing said what they do")
+        for name, tree in wanted.items():
+            side = self._shaped[name]
             if replace(side.tree, rate_bps=tree.rate_bps, hold_ns=0) != tree:
                 side.reshape(tree)
         for name, schedule in schedules.items():

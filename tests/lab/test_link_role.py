@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -21,9 +20,10 @@ from pyroute2.netlink.rtnl import TC_H_ROOT
 
 from testbed import framing
 from testbed.errors import UserError
+from testbed.lab.network import in_namespace
 from testbed.link import qdisc
 from testbed.link.host import refuse_management_path
-from testbed.link.state import differences
+from testbed.link.state import State, differences, read_state
 from testbed.link.tree import CLASS_HANDLE, ROOT_HANDLE, Tree
 
 pytestmark = pytest.mark.lab
@@ -35,14 +35,6 @@ fd = os.open(sys.argv[1], os.O_RDONLY)
 assert ctypes.CDLL(None, use_errno=True).setns(fd, {CLONE_NEWNET}) == 0, "setns"
 os.close(fd)
 os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
-"""
-READ_STATE = """
-import json, sys
-from pyroute2 import IPRoute
-from testbed.link.state import read_state
-with IPRoute() as ipr:
-    index = ipr.link_lookup(ifname=sys.argv[1])[0]
-    print(json.dumps(read_state(ipr, sys.argv[1], index)))
 """
 UDP_PAYLOAD_BYTES = framing.MTU_BYTES - 28
 QUEUE_BYTES = 30_000
@@ -89,28 +81,18 @@ class Wire:
                 netns.remove(name)
 
     def state(self, who: str, interface: str) -> dict[str, Any]:
-        """The canonical state, read by a process that has nothing to do with the role."""
-        command = inside(self.names[who], "-c", READ_STATE, interface)
-        told = subprocess.run(command, check=True, capture_output=True, timeout=30)
-        return json.loads(told.stdout)
+        """The canonical state as JSON has it, read without the role."""
+
+        def read() -> State:
+            with IPRoute() as ipr:
+                return read_state(ipr, interface, ipr.link_lookup(ifname=interface)[0])
+
+        return json.loads(json.dumps(in_namespace(self.names[who], read)))
 
     def socket(self, who: str, kind: socket.SocketKind) -> socket.socket:
-        """A socket that lives in a namespace: made by a thread that enters it."""
-        made: list[socket.socket] = []
-
-        def make() -> None:
-            fd = os.open(f"/var/run/netns/{self.names[who]}", os.O_RDONLY)
-            try:
-                if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET) == 0:
-                    made.append(socket.socket(socket.AF_INET, kind))
-            finally:
-                os.close(fd)
-
-        thread = threading.Thread(target=make)
-        thread.start()
-        thread.join()
-        made[0].settimeout(5)
-        return made[0]
+        made = in_namespace(self.names[who], lambda: socket.socket(socket.AF_INET, kind))
+        made.settimeout(5)
+        return made
 
 
 class Role:
@@ -256,8 +238,8 @@ def test_udp_and_tcp_are_carried_at_the_rate(wire: Wire, role: Role, rate_bps: i
     assert ready["class_bps"]["uplink"] >= framing.class_rate_bps(rate_bps)
     before = role.start(uplink=constant(rate_bps), downlink=constant(rate_bps))["counters"]
     role.ask("go", "went")
-    assert udp_throughput_bps(wire, 2 * rate_bps, 1.0) == pytest.approx(rate_bps, rel=0.1)
-    assert tcp_throughput_bps(wire, rate_bps // 8) == pytest.approx(rate_bps, rel=0.1)
+    assert udp_throughput_bps(wire, 2 * rate_bps, 0.6) == pytest.approx(rate_bps, rel=0.1)
+    assert tcp_throughput_bps(wire, rate_bps // 16) == pytest.approx(rate_bps, rel=0.1)
     done = role.ask("stop", "done")
     assert done["counters"]["uplink"]["drops"] > before["uplink"]["drops"]
     samples = [
@@ -321,6 +303,13 @@ def test_runs_follow_each_other_and_the_tree_stays(wire: Wire, role: Role) -> No
         role.ask("go", "went")
         role.expect_record()
         assert role.ask("stop", "done")["changes"] == 1
+    # What a run's outages do may be told with it: links of one campaign differ in it.
+    cut = {"uplink": {**schedule, "outages": [[100, 500]]}}
+    error = role.ask("start", "error", run_id="r", schedules=cut)
+    assert "nothing said what they do" in error["message"]
+    side = {"interface": "to-server", "rate_bps": MBIT, "queue_bytes": QUEUE_BYTES}
+    dropping = {"uplink": {**side, "outage": "drop"}}
+    role.ask("start", "started", run_id="r", schedules=cut, directions=dropping)
     state = wire.state("router", "to-server")
     assert state["qdiscs"][0]["handle"] == "5d7b:"
 
@@ -443,7 +432,7 @@ def test_what_arrives_is_shaped_at_the_receiver(wire: Wire) -> None:
         stack.callback(role.close)
         side = {"interface": "data", "rate_bps": rate_bps, "queue_bytes": QUEUE_BYTES}
         role.ask("setup", "ready", directions={"uplink": {**side, "ingress": True}})
-        assert tcp_throughput_bps(wire, rate_bps // 8) == pytest.approx(rate_bps, rel=0.1)
+        assert tcp_throughput_bps(wire, rate_bps // 16) == pytest.approx(rate_bps, rel=0.1)
         role.ask("restore", "restored")
     assert differences(before, wire.state("server", "data")) == ()
     with IPRoute(netns=wire.names["server"], flags=0) as ipr:
@@ -468,10 +457,10 @@ def test_a_killed_roles_redirection_is_taken_over(wire: Wire) -> None:
 
 @pytest.mark.parametrize("ingress", [False, True])
 def test_one_flow_is_shaped_and_its_neighbours_are_not(wire: Wire, ingress: bool) -> None:
-    """At 100 kbit/s another connection over the same interface, as SSH's, goes on at full speed."""
+    """At 300 kbit/s another connection over the same interface, as SSH's, goes on at full speed."""
     who, peer = ("server", "10.77.0.2") if ingress else ("device", "10.77.1.2")
     flow = {"peer": peer, "ports": [7010], "peer_is_server": not ingress}
-    side = {"interface": "data", "rate_bps": 100_000, "queue_bytes": QUEUE_BYTES}
+    side = {"interface": "data", "rate_bps": 300_000, "queue_bytes": QUEUE_BYTES}
     with ExitStack() as stack:
         role = Role(wire.names[who])
         stack.callback(role.close)
@@ -481,8 +470,8 @@ def test_one_flow_is_shaped_and_its_neighbours_are_not(wire: Wire, ingress: bool
         assert "match u32" in ready["tc"]["uplink"][-1]
         begin_s = time.monotonic()
         assert tcp_throughput_bps(wire, 500_000) > 10 * MBIT
-        # 500 kB at 100 kbit/s last 40 s.
-        assert time.monotonic() - begin_s < 10
+        # 500 kB at 300 kbit/s last 13 s.
+        assert time.monotonic() - begin_s < 5
         shaped_bps = tcp_throughput_bps(wire, 40_000, port=7010)
         role.ask("restore", "restored")
-    assert shaped_bps < 200_000
+    assert shaped_bps < 600_000

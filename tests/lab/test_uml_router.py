@@ -21,6 +21,7 @@ from testbed.hosts.role import RoleProcess
 from testbed.lab import Lab, down_all
 from testbed.lab.network import in_namespace
 from testbed.link.netem import Gilbert, Netem
+from testbed.link.state import differences
 
 pytestmark = pytest.mark.lab
 MBIT = 10**6
@@ -35,6 +36,21 @@ hosts:
 """
 
 
+RATE_BPS = 20 * MBIT
+_SIDE = {"rate_bps": RATE_BPS, "queue_bytes": 200_000, "peak_bps": RATE_BPS}
+_DOWNLINK = {**_SIDE, "interface": "to-device"}
+
+
+def _uplink(netem: Netem | None, outage: str | None = None) -> dict[str, Any]:
+    told = {"outage": outage} if outage else {}
+    return {
+        **_SIDE,
+        "interface": "to-server",
+        "netem": netem.to_json() if netem else None,
+        **told,
+    }
+
+
 class Bench:
     """A lab with its link role, and UDP between device and server."""
 
@@ -42,6 +58,7 @@ class Bench:
         self.lab = lab
         self.role = role
         self.records: list[dict[str, Any]] = []
+        self.ready: dict[str, Any] = {}
         data = lab.inventory.hosts["server"].data
         assert data is not None
         self.address = str(data.address)
@@ -59,29 +76,20 @@ class Bench:
             one.settimeout(0.5)
         return device, server
 
-    def shape(self, netem: Netem | None, rate_bps: int = 20 * MBIT, **more: Any) -> dict[str, Any]:
-        side = {"rate_bps": rate_bps, "queue_bytes": 200_000, "peak_bps": rate_bps}
-        directions = {
-            "uplink": {
-                **side,
-                "interface": "to-server",
-                "netem": netem.to_json() if netem else None,
-                **more,
-            },
-            "downlink": {**side, "interface": "to-device"},
+    def set_up(self, netem: Netem) -> dict[str, Any]:
+        directions = {"uplink": _uplink(netem), "downlink": _DOWNLINK}
+        return self.role.request({"type": "setup", "directions": directions}, "ready", 30)
+
+    def shape(self, netem: Netem | None, outage: str | None = None, **uplink: Any) -> None:
+        """What the next run's uplink does; ``uplink`` is of its schedule."""
+        constant = {"changes": [[0, RATE_BPS]], "duration_ns": 10**9, "end": "hold"}
+        message = {
+            "type": "start",
+            "run_id": "r",
+            "schedules": {"uplink": {**constant, **uplink}, "downlink": constant},
+            "directions": {"uplink": _uplink(netem, outage), "downlink": _DOWNLINK},
         }
-        ready = self.role.request({"type": "setup", "directions": directions}, "ready", 30)
-        self.run(rate_bps)
-        return ready
-
-    def run(self, rate_bps: int, **uplink: Any) -> None:
-        constant = {"changes": [[0, rate_bps]], "duration_ns": 10**9, "end": "hold"}
-        schedules = {"uplink": {**constant, **uplink}, "downlink": constant}
-        message = {"type": "start", "run_id": "r", "schedules": schedules}
         self.role.request(message, "started", 30)
-
-    def restore(self) -> dict[str, Any]:
-        return self.role.request({"type": "restore"}, "restored", 30)["after"]
 
     def send(self, count: int, gap_s: float = 0.0) -> list[tuple[int, float]]:
         """Numbers of the packets that reach the server, with the time that each was under way."""
@@ -133,22 +141,21 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         )
         stack.callback(role.close)
         made.append(Bench(lab, role))
+        # Once: a set-up starts a process, which takes seconds in the guest; reshaping starts none.
+        ready = made[0].ready = made[0].set_up(Netem(delay_ns=20 * MS))
         yield made[0]
-
-
-@pytest.fixture(autouse=True)
-def restored(bench: Bench) -> Iterator[None]:
-    yield
-    bench.restore()
+        after = role.request({"type": "restore"}, "restored", 30)["after"]
+        for interface, before in ready["before"].items():
+            assert differences(before, after[interface]) == ()
 
 
 def test_the_guest_has_netem_and_delays_by_it(bench: Bench) -> None:
     assert bench.role.hello["netem"] is True
+    told = bench.ready["tc"]["uplink"]
+    assert any("netem limit" in line and "delay 20ms" in line for line in told)
     bench.shape(None)
     base_s = statistics.median(bench.trips_s(30))
-    bench.restore()
-    ready = bench.shape(Netem(delay_ns=20 * MS))
-    assert any("netem limit" in line and "delay 20ms" in line for line in ready["tc"]["uplink"])
+    bench.shape(Netem(delay_ns=20 * MS))
     added_s = statistics.median(bench.trips_s(30)) - base_s
     assert 0.019 < added_s < 0.024
 
@@ -160,7 +167,6 @@ def test_jitter_spreads_delays_and_keeps_the_order(bench: Bench) -> None:
     numbers = [number for number, _ in bench.send(150)]
     assert len(numbers) == 150
     assert numbers == sorted(numbers)
-    bench.restore()
     bench.shape(Netem(delay_ns=20 * MS, reorder=0.25))
     numbers = [number for number, _ in bench.send(150)]
     assert sorted(numbers) == list(range(150))
@@ -171,7 +177,6 @@ def test_loss_random_and_in_bursts(bench: Bench) -> None:
     bench.shape(Netem(loss=0.1))
     # 1000 packets at 10 %: within 5.3 standard deviations of the binomial.
     assert 850 <= len(bench.send(1000)) <= 950
-    bench.restore()
     model = Gilbert(to_bad=0.02, to_good=0.2)
     bench.shape(Netem(gilbert=model))
     numbers = [number for number, _ in bench.send(1000)]
@@ -186,21 +191,19 @@ def test_duplicates_and_corruption(bench: Bench) -> None:
     numbers = [number for number, _ in bench.send(200)]
     assert set(numbers) == set(range(200))
     assert 230 < len(numbers) < 370
-    bench.restore()
     bench.shape(Netem(corrupt=1.0))
     assert len(bench.send(50)) < 25  # a flipped bit fails the checksum of almost every packet
 
 
 def test_the_delay_does_not_cost_queue_or_rate(bench: Bench) -> None:
-    bench.shape(Netem(delay_ns=100 * MS), rate_bps=20 * MBIT)
+    bench.shape(Netem(delay_ns=100 * MS))
     # 132 packets fill a queue of 200 kB alone; 167 under way for 100 ms have room of their own.
     assert len(bench.send(280)) == 280
 
 
 @pytest.mark.parametrize("outage", ["drop", "hold", "down"])
 def test_an_outage_begins_ends_and_is_logged(bench: Bench, outage: str) -> None:
-    bench.shape(None, outage=outage)
-    bench.run(20 * MBIT, outages=[[100 * MS, 400 * MS]])
+    bench.shape(None, outage, outages=[[100 * MS, 400 * MS]])
     bench.records.clear()
     bench.role.request({"type": "go"}, "went", 30)
     arrived = dict(bench.send(80, gap_s=0.01))
@@ -221,21 +224,6 @@ def test_an_outage_begins_ends_and_is_logged(bench: Bench, outage: str) -> None:
     else:
         assert 15 <= len(missing) <= 60
     assert 79 in arrived
-
-
-def test_reshaping_between_runs(bench: Bench) -> None:
-    bench.shape(Netem(delay_ns=5 * MS))
-    slow = {
-        "interface": "to-server",
-        "rate_bps": 20 * MBIT,
-        "queue_bytes": 200_000,
-        "netem": Netem(delay_ns=60 * MS).to_json(),
-    }
-    constant = {"changes": [[0, 20 * MBIT]], "duration_ns": 10**9, "end": "hold"}
-    schedules = {"uplink": constant, "downlink": constant}
-    message = {"type": "start", "run_id": "r", "schedules": schedules}
-    bench.role.request({**message, "directions": {"uplink": slow}}, "started", 30)
-    assert statistics.median(bench.trips_s(10)) > 0.055
 
 
 def test_a_killed_guest_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
