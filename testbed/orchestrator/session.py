@@ -69,6 +69,7 @@ class Session(AbstractContextManager["Session"]):
         self.lab: Lab | None = None
         self.connections: dict[str, Connection] = {}
         self.roles: dict[str, RoleProcess] = {}
+        self._started: dict[str, RoleProcess] = {}
         self.ready: dict[str, dict[str, Any]] = {}
         self.limits: dict[str, str | None] = {}
         self.link_check: LinkCheck | None = None
@@ -186,6 +187,7 @@ class Session(AbstractContextManager["Session"]):
             {h: partial(deploy, self.connections[h], roles) for h, roles in on_host.items()},
         )
         work = {n: partial(self._start_role, n, deployed[self.host_of(n)]) for n in names}
+        self._stack.callback(self._close_roles)
         self.roles = each("start roles", work)
 
     def _start_role(self, name: str, deployed: str) -> RoleProcess:
@@ -199,8 +201,12 @@ class Session(AbstractContextManager["Session"]):
             on_record=lambda kind, file, record: self.on_record(name, file, record),
             sudo=self.inventory.hosts[host].sudo and kind == "link",
         )
-        self._stack.callback(role.close)
+        self._started[name] = role
         return role
+
+    def _close_roles(self) -> None:
+        """End all at once, also those whose fellows did not start: torch takes seconds to end."""
+        each("close roles", {name: role.close for name, role in self._started.items()})
 
     def _set_up_roles(self) -> None:
         work: dict[str, Callable[[], dict[str, Any]]] = {}
