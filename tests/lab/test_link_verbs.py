@@ -67,7 +67,7 @@ hosts:
 def test_set_shapes_counts_and_puts_back(lab: tuple[Lab, Router]) -> None:
     made, router = lab
     uplink = "{rate: 20mbit, queue: 100kB}"
-    arguments = ["--uplink", uplink, "--downlink", "40mbit", "--duration", "2.3s", "--json"]
+    arguments = ["--uplink", uplink, "--downlink", "40mbit", "--duration", "1.2s", "--json"]
     done = command("link", "set", *arguments, "--lab", made.lab_id)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)

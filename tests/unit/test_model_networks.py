@@ -17,7 +17,7 @@ from testbed.model import library, zoo
 from testbed.model.cache import Prepared, _key, prepare
 from testbed.model.engine import Engine
 
-LITE = ModelSpec(name="timm:efficientnet_lite0", resolution=64)
+TIMM = ModelSpec(name="timm:test_efficientnet", resolution=64)
 MOBILENET = ModelSpec(name="mobilenet_v2", resolution=64)
 BLOCKED = (
     *("numpy", "pandas", "paramiko", "pydantic", "pyroute2", "rich", "timm", "torchvision"),
@@ -58,7 +58,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("exports")
 
 
-@pytest.fixture(scope="module", params=[LITE, MOBILENET], ids=lambda s: s.name)
+@pytest.fixture(scope="module", params=[TIMM, MOBILENET], ids=lambda s: s.name)
 def prepared(request: pytest.FixtureRequest, cache: Path) -> Prepared:
     return prepare(request.param, cache)
 
