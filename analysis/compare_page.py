@@ -11,10 +11,11 @@ import pandas as pd
 from analysis.documents import Document
 from analysis.environment import FACTS, shown
 from analysis.figures.compare import draw_comparison
+from analysis.figures.gallery import Gallery
 from analysis.figures.style import Drawing, style
 from analysis.formats import percent
 from analysis.markdown import table_lines
-from analysis.page import Entry, render, save_all
+from analysis.page import Entry, render
 from analysis.policies import policy_label
 from analysis.tables import Column, Row, Table, num, share_range, text
 
@@ -43,11 +44,12 @@ def write_pages(
         "Right of zero the second campaign took longer; where the line crosses zero the difference "
         "may be chance."
     )
-    with style():
+    with style(), Gallery() as gallery:
         drawing = Drawing(
             "comparison", "How far apart", caption, draw_comparison(frame, colours), frame
         )
-        image = save_all([drawing], out)[drawing.name]
+        gallery.hang([drawing])
+        image = gallery.save(out)[drawing.name]
     tables = [_differences(frame), _campaigns(told), *_apart(environments)]
     for table in tables:
         if table.name != drawing.name:

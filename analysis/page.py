@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import testbed
 from analysis.dataset import Dataset
-from analysis.figures.style import Drawing, save
+from analysis.figures.style import Drawing
 from analysis.summary import Section
 from analysis.tables import Table
-
-# A page stays under 3 MB; figures beyond this many inline bytes are linked to instead.
-_INLINE_BYTES = 2_600_000
 
 Link = tuple[str, str]
 
@@ -43,23 +37,6 @@ def render(template: str, **fields: Any) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template(template).render(version=testbed.__version__, **fields)
-
-
-def save_all(drawings: Iterable[Drawing], folder: Path) -> dict[str, str]:
-    """Write every figure; each one's source in the page, inline while the page stays small."""
-    images, spent = {}, 0
-    for drawing in drawings:
-        mime, data = save(drawing, folder)
-        if not drawing.in_page:
-            images[drawing.name] = ""
-            continue
-        coded = base64.b64encode(data).decode()
-        spent += len(coded)
-        inline = spent <= _INLINE_BYTES
-        images[drawing.name] = (
-            f"data:{mime};base64,{coded}" if inline else f"figures/{drawing.name}.png"
-        )
-    return images
 
 
 def report_page(

@@ -16,6 +16,7 @@ from analysis.condition_tables import condition_tables
 from analysis.dataset import Dataset, load_dataset
 from analysis.drawings import condition_drawings, link_drawings
 from analysis.environment import environment_tables
+from analysis.figures.gallery import Gallery
 from analysis.figures.style import palette, style
 from analysis.fleet import fleet_tables
 from analysis.frames import KINDS
@@ -23,7 +24,7 @@ from analysis.hindsight import costs_by_trial, hindsight
 from analysis.interactive import interactive_distribution
 from analysis.markdown import markdown
 from analysis.matrix import matrix, matrix_tables
-from analysis.page import report_page, save_all
+from analysis.page import report_page
 from analysis.recovery import recovery_tables
 from analysis.replay import with_floor
 from analysis.summary import Section, plain_rows, stacked, summarise, told_doubts
@@ -38,11 +39,15 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
 
     Raises UserError for a folder without records, and for records of a newer release.
     """
-    data = load_dataset(campaign_dir)
-    single = (campaign_dir / "plan.json").is_file()
-    if out is None:
-        out = campaign_dir.with_name(f"report.{campaign_dir.name}") if single else None
-    folder = out or campaign_dir / "report"
+    with style(), Gallery() as gallery:
+        data = load_dataset(campaign_dir)
+        single = (campaign_dir / "plan.json").is_file()
+        if out is None:
+            out = campaign_dir.with_name(f"report.{campaign_dir.name}") if single else None
+        return _write(data, out or campaign_dir / "report", gallery)
+
+
+def _write(data: Dataset, folder: Path, gallery: Gallery) -> Path:
     for name in ("figures", "tables", "records"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
@@ -50,14 +55,11 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     judged = hindsight(data, queries)
     rows = {key: metrics.under(queries, *key) for key in data.conditions}
     binned = {key: bin_tables(part) for key, part in rows.items()}
-    with style():
-        sections = [
-            _section(data, part, binned[key], metrics.under(judged, *key), *key)
-            for key, part in rows.items()
-        ]
-        shared = link_drawings(data)
-        drawings = [*(d for s in sections for d in s.drawings), *shared]
-        images = save_all(drawings, folder / "figures")
+    shared = gallery.hang(link_drawings(data))
+    sections = [
+        _section(data, part, binned[key], metrics.under(judged, *key), *key, gallery)
+        for key, part in rows.items()
+    ]
     costs = costs_by_trial(judged)
     tables = [*matrix_tables(data, costs), *recovery_tables(data), *fleet_tables(data, queries)]
     tables += campaign_tables(data, queries, binned)
@@ -76,15 +78,23 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
     for kind in KINDS:
         frame: pd.DataFrame = getattr(data, kind)
         frame.to_parquet(folder / "records" / f"{kind}.parquet", index=False)
+    images = gallery.save(folder / "figures")
     page = folder / "report.html"
     page.write_text(report_page(data, sections, tables, shared, images, summary))
     return page
 
 
 def _section(
-    data: Dataset, rows: pd.DataFrame, binned: Binned, judged: pd.DataFrame, link: str, load: str
+    data: Dataset,
+    rows: pd.DataFrame,
+    binned: Binned,
+    judged: pd.DataFrame,
+    link: str,
+    load: str,
+    gallery: Gallery,
 ) -> Section:
     key, colours = f"{link}.{load}", palette(data)
+    drawings = gallery.hang(condition_drawings(data, rows, judged, colours, (link, load)))
     return Section(
         title=condition_name(link, load),
         key=key,
@@ -92,6 +102,6 @@ def _section(
         load=load,
         answer=answer(data, rows, binned, link, load),
         tables=condition_tables(data, rows, binned, judged),
-        drawings=list(condition_drawings(data, rows, judged, colours, (link, load))),
+        drawings=drawings,
         plot=interactive_distribution(rows, colours) if len(metrics.counted(rows)) else "",
     )

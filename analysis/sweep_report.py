@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
+from analysis.figures.gallery import Gallery
 from analysis.figures.style import Drawing, style
 from analysis.figures.sweep import (
     draw_best,
@@ -18,7 +19,7 @@ from analysis.figures.sweep import (
     draw_variants,
 )
 from analysis.formats import number, percent
-from analysis.page import render, save_all
+from analysis.page import render
 from analysis.policies import split_label
 from analysis.sweep import Sweep, best_static, errors, gain_map, load_sweep, shares
 from analysis.sweep_tables import (
@@ -58,9 +59,9 @@ def write_sweep_report(folder: Path) -> tuple[Path, dict[str, Any]]:
         profile_table(sweep),
         *([loads_table(sweep)] if sweep.profile.get("loads") else []),
     ]
-    with style():
-        drawings = _drawings(sweep)
-        sources = save_all(drawings, out / "figures")
+    with style(), Gallery() as gallery:
+        drawings = gallery.hang(_drawings(sweep))
+        sources = gallery.save(out / "figures")
     images = [(drawing, sources[drawing.name]) for drawing in drawings]
     summary = _summary(sweep, tables)
     for table in tables:

@@ -1,21 +1,18 @@
-"""What all figures share: colours, sizes, and how they are saved to the same bytes each time."""
+"""What all figures share: colours, sizes, scales."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as pa_csv
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.dataset import Dataset
+from analysis.figures.press import RC
 from analysis.policies import DYNAMIC, ordered_splits, split_of
 from testbed.model.table import LOCAL, OFFLOAD
 
@@ -28,26 +25,6 @@ GREY = "#6E6E6E"
 CONTRAST = 4.5  # of words on white
 
 WIDTH_IN = 9.0
-_PNG_DPI = 150
-_DECIMALS = 6  # of a figure's data: of a millisecond a nanosecond
-_RC: Any = {
-    "svg.hashsalt": "testbed",
-    "svg.fonttype": "path",
-    "pdf.fonttype": 3,
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "legend.fontsize": 9.5,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.7,
-    "axes.axisbelow": True,
-    "figure.facecolor": "white",
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +41,7 @@ class Drawing:
 
 def style() -> Any:
     """Context in which figures are drawn and saved."""
-    return mpl.rc_context(_RC)
+    return mpl.rc_context(RC)
 
 
 def new_figure(height_in: float) -> Figure:
@@ -125,36 +102,5 @@ def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None
     """Plain numbers at 1, 2 and 5 (or other figures) of each decade."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(mpl.ticker.LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(mpl.ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(mpl.ticker.NullLocator())
-
-
-def save(drawing: Drawing, folder: Path) -> tuple[str, bytes]:
-    """Write PNG, PDF and data (CSV); returns MIME type and bytes of the smaller of PNG and SVG.
-
-    Of a drawing that is not in the page no SVG is made.
-    """
-    figure = drawing.figure
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "pdf": {"CreationDate": None},
-    }
-    if drawing.in_page:
-        metadata["svg"] = {"Date": None}
-    made = {}
-    # Laid out once: the files then show the same picture, and each is drawn once.
-    figure.set_dpi(_PNG_DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)
-    for kind, fields in metadata.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=kind, dpi=_PNG_DPI, metadata=fields)
-        made[kind] = buffer.getvalue()
-    if drawing.data is not None:
-        table = pa.Table.from_pandas(drawing.data.round(_DECIMALS), preserve_index=False)
-        pa_csv.write_csv(table, folder / f"{drawing.name}.csv")
-    for kind in ("png", "pdf"):
-        (folder / f"{drawing.name}.{kind}").write_bytes(made[kind])
-    if drawing.in_page and len(made["svg"]) < len(made["png"]):
-        return "image/svg+xml", made["svg"]
-    return "image/png", made["png"]

@@ -1,0 +1,78 @@
+"""A page's figures: files in a folder, and what the page shows of each."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+
+from analysis.figures.press import Press
+from analysis.figures.style import Drawing
+
+# A page stays under 3 MB; figures beyond this many inline bytes are linked to instead.
+_INLINE_BYTES = 2_600_000
+_DECIMALS = 6  # of a figure's data: of a millisecond a nanosecond
+_MIME = {"png": "image/png", "svg": "image/svg+xml"}
+
+
+class Gallery:
+    """A context in which figures are hung, and drawn meanwhile; :meth:`save` writes the files."""
+
+    def __init__(self) -> None:
+        self._drawings: list[Drawing] = []
+        self._press = Press()
+
+    def __enter__(self) -> Self:
+        self._press.__enter__()
+        return self
+
+    def hang(self, drawings: Iterable[Drawing]) -> list[Drawing]:
+        """Have figures drawn, while this process goes on; returns them."""
+        hung = list(drawings)
+        for drawing in hung:
+            # The page shows the smaller of PNG and SVG.
+            kinds = ("png", "pdf", "svg") if drawing.in_page else ("png", "pdf")
+            self._press.put(drawing.name, drawing.figure, kinds)
+        self._drawings += hung
+        return hung
+
+    def save(self, folder: Path) -> dict[str, str]:
+        """Write PNG, PDF and data (CSV) of every figure; returns each one's source in the page.
+
+        Inline while the page stays small; empty for a figure that is not in the page.
+        """
+        for drawing in self._drawings:
+            if drawing.data is not None:
+                table = pa.Table.from_pandas(drawing.data.round(_DECIMALS), preserve_index=False)
+                pa_csv.write_csv(table, folder / f"{drawing.name}.csv")
+        made, spent, sources = self._press.finish(), 0, {}
+        for drawing in self._drawings:
+            for kind in ("png", "pdf"):
+                name = f"{drawing.name}.{kind}"
+                shutil.copyfile(made / name, folder / name)
+            if not drawing.in_page:
+                sources[drawing.name] = ""
+                continue
+            files = [made / f"{drawing.name}.{kind}" for kind in _MIME]
+            shown = min(files, key=lambda file: file.stat().st_size)
+            coded = base64.b64encode(shown.read_bytes()).decode()
+            spent += len(coded)
+            inline = f"data:{_MIME[shown.suffix[1:]]};base64,{coded}"
+            sources[drawing.name] = (
+                inline if spent <= _INLINE_BYTES else f"figures/{drawing.name}.png"
+            )
+        return sources
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._press.__exit__(kind, error, trace)
