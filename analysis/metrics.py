@@ -65,7 +65,8 @@ def latency(queries: pd.DataFrame) -> pd.DataFrame:
     A percentile is NaN where n is below :func:`needed_for_percentile`.
     """
     rows = []
-    for policy, due in by_policy(measured(queries)):
+    needed = ["policy", "kind", "status", "late", "trial", "device", "t_s", "e2e_ns"]
+    for policy, due in by_policy(measured(queries[needed])):
         done = counted(due)
         row: dict[str, Any] = {"policy": policy, "n": len(done)}
         series = _series(done) if len(done) else [np.empty(0)]
@@ -86,10 +87,10 @@ def breakdown(queries: pd.DataFrame) -> pd.DataFrame:
     reply apart, ``other`` what the end-to-end time holds beyond the parts (the reply's encoding).
     """
     rows = []
-    for policy, part in by_policy(counted(queries)):
-        zero = part.fillna(
-            dict.fromkeys(("server_wait_ns", "decode_ns", "tail_ns", "reply_ns", "network_ns"), 0.0)
-        )
+    remote = ("server_wait_ns", "decode_ns", "tail_ns", "reply_ns", "network_ns")
+    done = counted(queries, "decide_ns", "head_ns", "encode_ns", *remote, "e2e_ns", "floor_ns")
+    for policy, part in by_policy(done):
+        zero = part.fillna(dict.fromkeys(remote, 0.0))
         ns = {
             "decide": zero["decide_ns"],
             "head": zero["head_ns"],
@@ -123,7 +124,7 @@ def _errors(ratio: pd.Series) -> dict[str, float]:
 
 def prediction(queries: pd.DataFrame) -> pd.DataFrame:
     """Measured ÷ predicted latency, for each policy and split that was predicted."""
-    told = counted(queries).dropna(subset=["predicted_ns"])
+    told = counted(queries, "split", "e2e_ns", "predicted_ns").dropna(subset=["predicted_ns"])
     rows = []
     for policy, part in by_policy(told[told["predicted_ns"] > 0]):
         ratio = part["e2e_ns"] / part["predicted_ns"]
@@ -138,7 +139,7 @@ def prediction(queries: pd.DataFrame) -> pd.DataFrame:
 
 def estimate(queries: pd.DataFrame) -> pd.DataFrame:
     """Rate estimate ÷ uplink rate set at the query's start, for each policy that estimates."""
-    told = counted(queries).dropna(subset=["rate_est_bps", "up_bps"])
+    told = counted(queries, "rate_est_bps", "up_bps").dropna()
     return pd.DataFrame(
         [
             {"policy": policy, **_errors(part["rate_est_bps"] / part["up_bps"])}
@@ -153,7 +154,8 @@ def server_estimate(queries: pd.DataFrame, tails_ns: Mapping[str, float]) -> pd.
     ``tails_ns`` are the profile's; the truth is the reply's own tail and wait. Only queries that
     crossed tell it.
     """
-    told = counted(queries)
+    needed = ("split", "status", "bytes_up", "tail_ns", "load_est", "wait_est_ns", "server_wait_ns")
+    told = counted(queries, *needed)
     told = told[(told["status"] == "ok") & (told["bytes_up"] > 0) & (told["tail_ns"] > 0)]
     rows = []
     for policy, part in by_policy(told.assign(usual_ns=told["split"].map(tails_ns).astype(float))):
@@ -172,7 +174,10 @@ def server_estimate(queries: pd.DataFrame, tails_ns: Mapping[str, float]) -> pd.
 
 def choices(queries: pd.DataFrame) -> pd.DataFrame:
     """Share of the queries and of the time that ``dynamic`` spent on each split."""
-    part = counted(queries[queries["policy"] == DYNAMIC])
+    chose = queries.loc[
+        queries["policy"] == DYNAMIC, ["policy", "kind", "status", "split", "e2e_ns"]
+    ]
+    part = counted(chose)
     rows = []
     for split in ordered_splits(part["split"].unique()):
         chosen = part[part["split"] == split]
@@ -191,7 +196,8 @@ def choices(queries: pd.DataFrame) -> pd.DataFrame:
 def traffic(queries: pd.DataFrame) -> pd.DataFrame:
     """Payload each policy sent and received, and what its probes cost."""
     rows = []
-    for policy, part in by_policy(queries[queries["kind"] != "warmup"]):
+    needed = ["policy", "kind", "status", "bytes_up", "bytes_down"]
+    for policy, part in by_policy(queries.loc[queries["kind"] != "warmup", needed]):
         probes = part[part["kind"] == "probe"]
         done = counted(part)
         up = float(part["bytes_up"].sum())
@@ -216,7 +222,7 @@ def transfers(queries: pd.DataFrame, base_network_ns: float) -> pd.DataFrame:
     Only transfers whose serialisation is at least 5 ms count, because below that the base network
     time decides; 1.0 means that the link carried what was set.
     """
-    done = counted(queries)
+    done = counted(queries, "split", "status", "transfer_ns", "network_ns")
     large = done[(done["split"] != LOCAL) & (done["transfer_ns"] >= 5e6) & (done["status"] == "ok")]
     rows = []
     for policy, part in by_policy(large):
@@ -231,7 +237,8 @@ def accuracy(queries: pd.DataFrame) -> pd.DataFrame:
     Only of queries on labelled images whose logits came to the device; ``local`` is the whole
     model, which loses nothing.
     """
-    told = counted(queries).dropna(subset=["correct"])
+    needed = ("split", "encoding", "batch", "correct", "e2e_ns")
+    told = counted(queries, *needed).dropna(subset=["correct"])
     rows = []
     for split in ordered_splits(told["split"].unique()):
         for encoding, part in told[told["split"] == split].groupby("encoding"):

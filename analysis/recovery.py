@@ -38,10 +38,11 @@ def outages_of(run: Run) -> list[tuple[float, float]]:
 
 
 def _of_run(data: Dataset, run: Run) -> Iterator[dict[str, Any]]:
+    if not (outages := outages_of(run)):
+        return
     queries = measured(data.queries[data.queries["run_id"] == run.run_id])
     end_s = queries["t_s"] + (queries["e2e_ns"] + queries["t_due_ns"] - queries["t_start_ns"]) / 1e9
     crossed_s = end_s[(queries["status"] == "ok") & (queries["bytes_up"] > 0)]
-    outages = outages_of(run)
     for index, (begun_s, length_s) in enumerate(outages):
         back_s = begun_s + length_s
         last = index + 1 == len(outages)

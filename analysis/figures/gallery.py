@@ -18,6 +18,8 @@ from analysis.figures.style import Drawing
 # A page stays under 3 MB; figures beyond this many inline bytes are linked to instead.
 _INLINE_BYTES = 2_600_000
 _DECIMALS = 6  # of a figure's data: of a millisecond a nanosecond
+# Beyond so many rows of data an SVG is never the smaller picture, and is not drawn.
+_VECTOR_ROWS = 5_000
 _MIME = {"png": "image/png", "svg": "image/svg+xml"}
 
 
@@ -36,9 +38,7 @@ class Gallery:
         """Have figures drawn, while this process goes on; returns them."""
         hung = list(drawings)
         for drawing in hung:
-            # The page shows the smaller of PNG and SVG.
-            kinds = ("png", "pdf", "svg") if drawing.in_page else ("png", "pdf")
-            self._press.put(drawing.name, drawing.figure, kinds)
+            self._press.put(drawing.name, drawing.figure, _kinds(drawing))
         self._drawings += hung
         return hung
 
@@ -59,7 +59,7 @@ class Gallery:
             if not drawing.in_page:
                 sources[drawing.name] = ""
                 continue
-            files = [made / f"{drawing.name}.{kind}" for kind in _MIME]
+            files = [made / f"{drawing.name}.{kind}" for kind in _kinds(drawing) if kind in _MIME]
             shown = min(files, key=lambda file: file.stat().st_size)
             coded = base64.b64encode(shown.read_bytes()).decode()
             spent += len(coded)
@@ -76,3 +76,10 @@ class Gallery:
         trace: TracebackType | None,
     ) -> None:
         self._press.__exit__(kind, error, trace)
+
+
+def _kinds(drawing: Drawing) -> tuple[str, ...]:
+    """PNG and PDF, and SVG where the page may show it: it shows the smaller picture."""
+    rows = 0 if drawing.data is None else len(drawing.data)
+    vector = drawing.in_page and rows <= _VECTOR_ROWS
+    return ("png", "pdf", "svg") if vector else ("png", "pdf")

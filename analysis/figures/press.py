@@ -101,13 +101,12 @@ class Press:
 def _print(work: Path) -> None:
     figure, kinds = pickle.loads(work.read_bytes())
     work.unlink()
-    # Laid out once: the files then show the same picture, and each is drawn once.
     figure.set_dpi(PNG_DPI)
-    figure.draw_without_rendering()
-    figure.set_layout_engine(None)
     for kind in kinds:
         file = work.with_suffix(f".{kind}")
         figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=_METADATA[kind])
+        # Laid out with the first: the files show the same picture.
+        figure.set_layout_engine(None)
 
 
 if __name__ == "__main__":
