@@ -5,8 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from analysis import bins, metrics
+from analysis.bootstrap import Interval
 from analysis.dataset import Dataset
-from analysis.formats import known, number, percent, percent_ranged
+from analysis.formats import NARROW, known, number, percent
 from analysis.policies import DYNAMIC, policy_label, split_of
 
 
@@ -44,19 +45,43 @@ def _compared(binned: bins.Binned, means: dict[str, float], statics: dict[str, f
     named = f"{policy_label(policy)}, {number(statics[policy])} ms"
     if DYNAMIC not in means:
         return f"the best static choice was {named} on average; dynamic was not run"
-    gains = bins.gains(binned)
-    row = gains[gains["over"] == policy].iloc[0]
     took = f"dynamic took {number(means[DYNAMIC])} ms on average"
-    if not known(row["gain"]):
+    found, _ = bins.gain(binned[DYNAMIC], binned[policy])
+    if not known(found.value):
         return f"{took}; the best static choice, at other moments, was {named}"
-    sign = 1 if row["gain"] >= 0 else -1
-    ends = sorted((sign * row["gain_low"], sign * row["gain_high"]))
-    shown = percent_ranged(sign * row["gain"], *ends)
-    size = f"{shown.text} {shown.aside}".strip()
-    more = "less" if sign > 0 else "more"
-    if known(row["gain_low"]) and row["gain_low"] <= 0 <= row["gain_high"]:
-        return f"{took}, within the noise of the best static choice ({named}): {size} {more}"
-    return f"{took}, {size} {more} than the best static choice ({named})"
+    n = " and ".join(f"{binned[p]['n'].sum():.0f}" for p in (DYNAMIC, policy))
+    return f"{took}, {against(f'the best static choice ({named})', found, n)}"
+
+
+def against(other: str, gain: Interval, n: str) -> str:
+    """How dynamic fared against another: less or more, within what, or no difference shown.
+
+    Args:
+        other: what it is held against.
+        gain: 1 − dynamic's mean over the other's.
+        n: how many queries of each.
+    """
+    told = _less_or_more(gain.value)
+    if not known(gain.low):
+        return f"{told} than {other}, too few to tell from chance (n = {n})"
+    within = f"95{NARROW}% interval {_from_to(gain.low, gain.high)}, n = {n}"
+    if gain.low <= 0 <= gain.high:
+        return f"no difference shown from {other}: {told} ({within})"
+    return f"{told} than {other} ({within})"
+
+
+def _less_or_more(gain: float) -> str:
+    """A gain in words: ``12 % less`` or ``3 % more``."""
+    return f"{percent(abs(gain))} {'less' if gain >= 0 else 'more'}"
+
+
+def _from_to(low: float, high: float) -> str:
+    """Two gains, the lower first, in words that need no sign."""
+    if low < 0 <= high:
+        return f"from {_less_or_more(low)} to {_less_or_more(high)}"
+    near, far = sorted((low, high), key=abs)
+    ends = dict.fromkeys((percent(abs(near)), percent(abs(far))))
+    return f"{' to '.join(ends)} {'less' if low >= 0 else 'more'}"
 
 
 def _winners(binned: bins.Binned) -> str:
@@ -79,8 +104,9 @@ def headline(answers: list[str], gains: list[float]) -> str:
         return f"{len(answers)} conditions were measured; each has its answer below."
     ahead = sum(gain > 0 for gain in told)
     return (
-        f"Dynamic was faster on average than the best static choice in {ahead} of {len(told)} "
-        f"conditions, by {percent(min(told))} to {percent(max(told))}; each has its answer below."
+        f"Dynamic took less time on average than the best static choice in {ahead} of {len(told)} "
+        f"conditions; over all of them, {_from_to(min(told), max(told))}. Each has its answer, "
+        "with its interval, below."
     )
 
 

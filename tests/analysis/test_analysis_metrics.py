@@ -11,7 +11,8 @@ import pytest
 
 from analysis import bins, metrics
 from analysis.accounting import accountings
-from analysis.answer import answer
+from analysis.answer import against, answer, headline
+from analysis.bootstrap import Interval
 from analysis.dataset import load_dataset
 from analysis.replay import RateSteps, rate_steps, transfer_ns, with_floor
 from testbed.framing import serialisation_ns
@@ -175,7 +176,37 @@ def test_answer_says_better_worse_and_undecided(make_campaign: Maker) -> None:
     assert re.search(r"dynamic took 80(\.\d)? ms on average, 20\u00a0%", told(80))
     assert "less than the best static choice" in told(80)
     assert "more than the best static choice" in told(130)
-    assert "within the noise of the best static choice" in told(100)
+    assert "no difference shown from the best static choice" in told(100)
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (
+            Interval(0.12, -0.1, 0.34),
+            "no difference shown from offload: 12 % less "
+            "(95 % interval from 10 % more to 34 % less, n = 97 and 102)",
+        ),
+        (Interval(0.12, 0.08, 0.34), "12 % less than offload (95 % interval 8.0 % to 34 % less, "),
+        (Interval(-0.2, -0.3, -0.1), "20 % more than offload (95 % interval 10 % to 30 % more, "),
+        (Interval.unknown(-0.2), "20 % more than offload, too few to tell from chance (n = 97 "),
+    ],
+)
+def test_a_gain_is_told_in_words_without_a_sign(gain: Interval, words: str) -> None:
+    assert against("offload", gain, "97 and 102").replace("\u00a0", " ").startswith(words)
+
+
+def test_headline_needs_no_sign() -> None:
+    def told(*gains: float) -> str:
+        return headline(["one", "two", "three"], list(gains)).replace("\u00a0", " ")
+
+    assert "in 2 of 3 conditions; over all of them, from 10 % more to 34 % less." in told(
+        0.2, -0.1, 0.34
+    )
+    assert "in 3 of 3 conditions; over all of them, 2.0 % to 34 % less." in told(0.34, 0.02, 0.1)
+    assert "in 0 of 2 conditions; over all of them, 10 % to 34 % more." in told(
+        -0.34, float("nan"), -0.1
+    )
 
 
 def test_failed_queries_are_counted_and_kept_out_of_the_latencies(golden: Path) -> None:
