@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from html import escape
-from math import floor, log10
+from math import log10
 
 import numpy as np
 import pandas as pd
 
+from analysis.figures.marks import log_marks
 from analysis.formats import number
 from analysis.metrics import by_policy, counted
 from analysis.policies import DYNAMIC, policy_label
@@ -62,6 +63,7 @@ class _Scale:
 
     def __init__(self, low: float, high: float) -> None:
         self.low, self.high = log10(low), log10(high)
+        self.marks = log_marks(low, high)
 
     def x(self, ms: float) -> float:
         share = (log10(ms) - self.low) / (self.high - self.low)
@@ -69,15 +71,12 @@ class _Scale:
 
     def axes(self) -> str:
         """Grid lines with their labels."""
-        decades = range(floor(self.low), floor(self.high) + 1)
-        marks = [m * 10.0**d for d in decades for m in (1, 1.5, 2, 3, 5, 7)]
-        inside = [m for m in marks if self.low <= log10(m) <= self.high]
         bottom = _HEIGHT - _BOTTOM
         made = [
             f'<line class="grid" x1="{self.x(m):.1f}" x2="{self.x(m):.1f}" y1="{_TOP}" '
             f'y2="{bottom}"/><text x="{self.x(m):.1f}" y="{bottom + 16}" '
             f'text-anchor="middle">{m:g}</text>'
-            for m in inside
+            for m in self.marks
         ]
         made += [
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{_y(s):.1f}" '

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import log_ticks, new_figure
+from analysis.figures.marks import mark_log
+from analysis.figures.style import new_figure
 from analysis.metrics import by_policy, counted
 from analysis.policies import DYNAMIC, policy_label, split_of
 
@@ -31,7 +32,7 @@ def draw_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> Figure:
         )
     if done["e2e_ns"].max() > 8 * done["e2e_ns"].min():
         axes.set_xscale("log")
-        log_ticks(axes, "x")
+        mark_log(axes.xaxis)
     axes.set_ylim(0, 1.01)
     axes.set_xlabel("end-to-end latency, ms")
     axes.set_ylabel("share of queries")

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
@@ -16,8 +17,10 @@ from matplotlib.colors import to_rgb
 from analysis import metrics
 from analysis.audit import PROOFS
 from analysis.dataset import load_dataset
+from analysis.figures.marks import log_marks
 from analysis.figures.style import CONTRAST, legible, luminance
 from analysis.formats import number, percent, ranged
+from analysis.interactive import interactive_distribution
 from analysis.replay import with_floor
 from analysis.report import write_report
 from analysis.trust import doubts
@@ -239,6 +242,29 @@ def test_single_interrupted_run_is_reported_beside_its_folder(make_campaign: Mak
     assert _hashes(run) == before
     text = _text(page)
     assert text.index("it has no manifest") < text.index("ms on average")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "marks"),
+    [
+        (79.91, 80.12, [79.95, 80, 80.05, 80.1]),
+        (101, 109, list(range(101, 110))),
+        (5.1, 41, [7, 10, 15, 20, 30]),
+        (30, 2000, [50, 100, 200, 500, 1000, 2000]),
+        (1, 1e13, [10.0**n for n in range(0, 13, 2)]),
+    ],
+)
+def test_a_logarithmic_axis_has_marks_however_short(
+    low: float, high: float, marks: list[float]
+) -> None:
+    assert log_marks(low, high) == pytest.approx(marks)
+
+
+def test_latencies_close_together_have_marks_to_read_them_by() -> None:
+    queries = pd.DataFrame({"policy": "local", "e2e_ns": np.linspace(101e6, 103e6, 9)})
+    queries = queries.assign(kind="measured", status="ok")
+    plot = interactive_distribution(queries, {"local": "#000000"})
+    assert len(re.findall(r"<text [^>]*>10[123][.\d]*</text>", plot)) >= 3
 
 
 @pytest.mark.parametrize(
