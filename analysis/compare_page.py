@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count, islice, product
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 import pandas as pd
@@ -68,6 +70,7 @@ def write_pages(
     page = render(
         "compare.html.j2",
         names=names,
+        letters=letters(len(names)),
         forced=forced,
         answer=answer(frame),
         index=index,
@@ -80,6 +83,12 @@ def write_pages(
     lines += [answer(frame), "", f"![{drawing.title}](comparison.png)", "", caption, ""]
     lines += [line for table in tables for line in table_lines(table)]
     (out / "comparison.md").write_text("\n".join(lines))
+
+
+def letters(campaigns: int) -> list[str]:
+    """What each campaign is called: A to Z, then AA, AB and so on."""
+    called = ("".join(each) for n in count(1) for each in product(ascii_uppercase, repeat=n))
+    return list(islice(called, campaigns))
 
 
 def answer(frame: pd.DataFrame) -> str:

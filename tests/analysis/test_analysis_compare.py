@@ -6,9 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis.compare import compare, load, obstacles, reproduced
+from analysis.compare_page import letters, write_pages
 from testbed.errors import UserError
 from tests.analysis.conftest import Synthetic, write_campaign
 
@@ -50,6 +52,18 @@ def test_the_page_says_what_differs_and_what_was_not_the_same(tmp_path: Path) ->
         assert (tmp_path / "out" / link).is_file(), link
     for anchor in re.findall(r"href=\"#([^\"]+)\"", html):
         assert html.count(f'id="{anchor}"') == 1
+
+
+def test_more_campaigns_than_letters(tmp_path: Path) -> None:
+    assert letters(29)[::14] == ["A", "O", "AC"]
+    difference = {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
+    row = {"link": "l", "load": "none", "policy": "local", "a": "c0", "b": "c1", **difference}
+    frame = pd.DataFrame([{**row, "mean_a_ms": 100.0, "mean_b_ms": 110.0}])
+    told = {"model": "tiny", "revision": None, "hosts": {}, "runs": 1, "valid": 1}
+    campaigns = [{**told, "name": f"c{n}"} for n in range(28)]
+    write_pages(frame, [], campaigns, {}, {}, tmp_path)
+    html = (tmp_path / "comparison.html").read_text()
+    assert "Z: c25<br>AA: c26<br>AB: c27</p>" in html
 
 
 def test_the_same_campaign_reproduces_itself(tmp_path: Path) -> None:
