@@ -12,10 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import GREY, log_ticks, new_figure, style
+from analysis.figures.style import log_ticks, new_figure, style
 
 _COLUMNS = 4
-_PANEL_IN = 1.55
+_PANEL_IN = 1.6
+_SMALL_PT = 8.5  # of words in one panel of many
 _COMPRESSIVE, _NATURAL, _OTHER = "#D55E00", "#0072B2", "#9A9A9A"
 # A float32 feature is four bytes, a pixel of the raw input one.
 _RAW_PIXELS = 0.25
@@ -35,9 +36,11 @@ def draw_bottlenecks(documents: Sequence[dict[str, Any]]) -> Figure:
         _panel(axes, document, small=len(documents) > 1)
     for axes in list(grid.flat)[len(documents) :]:
         axes.set_visible(False)
+    # At every row: the middle of a tall figure is far from its top.
+    for axes in grid[:, 0]:
+        axes.set_ylabel("ratio" if len(documents) > 1 else "elements out / elements in")
     figure.supxlabel("split point, by depth", fontsize=10)
-    figure.supylabel("elements out / elements in", fontsize=10)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=4)
+    figure.legend(handles=_legend(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -64,16 +67,16 @@ def _panel(axes: Axes, document: dict[str, Any], small: bool) -> None:
                 )
         else:
             axes.scatter(point["index"], point["ratio"], s=size, color=colour, zorder=2)
-    axes.axhline(1, color="black", linewidth=0.9)
-    axes.axhline(_RAW_PIXELS, color="black", linewidth=0.9, linestyle=":")
+    axes.axhline(1, color="black", linewidth=0.9, zorder=0.8)
+    axes.axhline(_RAW_PIXELS, color="black", linewidth=0.9, linestyle=":", zorder=0.8)
     axes.set_yscale("log")
     log_ticks(axes, "y", subs=(1,) if small else (1, 2, 5))
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if small else 12, integer=True))
     name = document["model"].partition(":")[2] or document["model"]
     title = f"{name} · {document['resolution']}"
-    axes.set_title(title, fontsize=7.5 if small else 10, loc="left")
+    axes.set_title(title, fontsize=_SMALL_PT if small else 10, loc="left")
     if small:
-        axes.tick_params(labelsize=7.5)
+        axes.tick_params(labelsize=_SMALL_PT)
 
 
 def _legend() -> list[Line2D]:
@@ -82,5 +85,6 @@ def _legend() -> list[Line2D]:
         Line2D([], [], color=_COMPRESSIVE, label="compressive bottleneck", **dots),
         Line2D([], [], color=_NATURAL, label="natural bottleneck", **dots),
         Line2D([], [], color=_OTHER, label="neither", **dots),
-        Line2D([], [], color=GREY, linestyle=":", label="float32 sends as much as raw pixels"),
+        Line2D([], [], color="black", label="as many elements as the input"),
+        Line2D([], [], color="black", linestyle=":", label="float32 sends as much as raw pixels"),
     ]

@@ -225,7 +225,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert json.loads(capsys.readouterr().out)["models"] == [document, document]
     page = Path("out/page.html").read_text()
     assert page.count(f"<td>{name}</td>") == 2
-    assert "0: 0.6667 · 1: 0.2500" in page
+    assert "0:\u00a00.667 · 1:\u00a00.250" in page
     assert main(["models", "resnet1*", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["models"]
     assert {"torchvision:resnet18", "timm:resnet18"} <= set(found)
