@@ -69,7 +69,7 @@ def summarise(data: Dataset, sections: list[Section], tables: list[Table]) -> di
 def plain_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """A frame's rows as JSON has them."""
     rows = frame.to_dict("records")
-    return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
+    return [{str(key): plain_value(value) for key, value in row.items()} for row in rows]
 
 
 def told_doubts(doubts: list[Doubt]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def told_doubts(doubts: list[Doubt]) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """A value as JSON has it: six significant digits, null for what is not known."""
     if isinstance(value, float):
         return float(f"{value:.{_DIGITS}g}") if isfinite(value) else None

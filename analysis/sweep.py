@@ -37,7 +37,8 @@ class Variant(NamedTuple):
     @property
     def label(self) -> str:
         """Its name in tables and figures."""
-        return f"offload {self.pixels or 'left out'}, {self.features}"
+        offload = f"as {self.pixels}" if self.pixels else "left out"
+        return f"offload {offload}, {self.features} features"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,12 @@ class Sweep:
         return list(range(spec["low"], spec["high"] + 1, spec["step"]))
 
     @property
+    def cells_planned(self) -> int:
+        """How many cells were to be really run."""
+        planned: int = self.experiment["sweep"]["cells"]
+        return min(planned, len(self.batches) * len(self.rates_bps))
+
+    @property
     def loads(self) -> list[float]:
         """Server slowdowns of the grid."""
         return [float(load) for load in self.experiment["sweep"]["loads"]]
@@ -80,12 +87,21 @@ class Sweep:
         spec = self.experiment["sweep"]
         return [Variant(p, f) for p, f in product((*spec["inputs"], None), spec["features"])]
 
+    def statics(self, variant: Variant) -> list[str]:
+        """The choices that an accounting knows, each a static policy."""
+        return [s for s in self.splits if s != OFFLOAD or variant.pixels is not None]
+
     @property
     def measured_variant(self) -> Variant:
         """The accounting that the profile and the cells were measured with, or the first."""
         told = self.experiment["encoding"]
         variant = Variant(told["input"], told["features"])
         return variant if variant in self.variants else self.variants[0]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a folder is one of ``testbed sweep``, which alone appraises encodings."""
+    return (folder / "encodings.json").is_file()
 
 
 def load_sweep(folder: Path) -> Sweep:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from math import isfinite
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median, quantiles
+from statistics import median
 from typing import Any
 
+from analysis.environment import environment_tables
 from analysis.figures.gallery import Gallery
 from analysis.figures.style import Drawing, style
-from analysis.figures.sweep import (
-    draw_best,
-    draw_cells,
-    draw_gain,
-    draw_latency,
-    draw_variants,
-)
-from analysis.formats import number, percent
-from analysis.page import render
-from analysis.policies import split_label
-from analysis.sweep import Sweep, best_static, errors, gain_map, load_sweep, shares
+from analysis.page import Entry, render
+from analysis.summary import plain_rows, plain_value
+from analysis.sweep import Sweep, errors, load_sweep
+from analysis.sweep_answer import answer, doubts, ninetieth, prediction, reading
+from analysis.sweep_drawings import sweep_drawings
 from analysis.sweep_tables import (
     cells_table,
     crossings_table,
@@ -34,9 +29,15 @@ from analysis.sweep_tables import (
 from analysis.tables import Table
 from testbed.records import SCHEMA_VERSION
 
-# Beyond this the hosts were not the same at the end as at the start.
-_DRIFT = 0.10
-_DIGITS = 6
+
+@dataclass(frozen=True)
+class Part:
+    """One section of the page."""
+
+    key: str
+    title: str
+    drawings: tuple[Drawing, ...]
+    tables: tuple[Table, ...]
 
 
 def write_sweep_report(folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -49,141 +50,62 @@ def write_sweep_report(folder: Path) -> tuple[Path, dict[str, Any]]:
     for name in ("figures", "tables"):
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
-    variant = sweep.measured_variant
-    tables = [
-        variants_table(sweep),
-        crossings_table(sweep, variant),
-        statics_table(sweep, variant),
-        *([cells_table(sweep)] if sweep.cells else []),
-        encodings_table(sweep),
-        profile_table(sweep),
-        *([loads_table(sweep)] if sweep.profile.get("loads") else []),
-    ]
     with style(), Gallery() as gallery:
-        drawings = gallery.hang(_drawings(sweep))
-        sources = gallery.save(out / "figures")
-    images = [(drawing, sources[drawing.name]) for drawing in drawings]
-    summary = _summary(sweep, tables)
+        drawings = sweep_drawings(sweep)
+        gallery.hang(drawings.values())
+        images = gallery.save(out / "figures")
+    parts = _parts(sweep, drawings)
+    tables = [table for part in parts for table in part.tables]
     for table in tables:
         table.frame.to_csv(out / "tables" / f"{table.name}.csv", index=False)
+    summary = _summary(sweep, tables)
     text = json.dumps(summary, indent=1, ensure_ascii=False, allow_nan=False)
     (out / "summary.json").write_text(text + "\n")
     page = out / "report.html"
-    page.write_text(_render(sweep, tables, images, summary))
+    page.write_text(_render(sweep, parts, images, summary))
     return page, summary
 
 
-def _drawings(sweep: Sweep) -> list[Drawing]:
+def _parts(sweep: Sweep, drawings: dict[str, Drawing]) -> list[Part]:
     variant = sweep.measured_variant
-    told = variant.label
-    found = [
-        Drawing(
-            "variants",
-            "Who is the fastest, under every accounting",
-            "The same measured times throughout: only what is counted as sent differs.",
-            draw_variants([shares(sweep, each) for each in sweep.variants]),
+    made = [
+        (
+            "accountings",
+            "What is counted as sent",
+            ["variants"],
+            [variants_table(sweep), encodings_table(sweep)],
         ),
-        Drawing(
-            "latency",
-            "Latency against rate",
-            f"Predicted from the profile, {told}. Dots: the fastest choice changes there.",
-            draw_latency(sweep, variant),
+        (
+            "fastest",
+            "Which split is the fastest where",
+            ["latency", "best"],
+            [crossings_table(sweep, variant)],
         ),
-        Drawing(
-            "best",
-            "The map of the best split",
-            f"Over rate × batch, and over rate × server load ({told}). Load is how many times "
-            "longer the server takes.",
-            draw_best(sweep, variant),
+        ("worth", "What choosing is worth", ["gain"], [statics_table(sweep, variant)]),
+        (
+            "checked",
+            "Is the prediction right?",
+            ["cells"],
+            [cells_table(sweep)] if sweep.cells else [],
         ),
-        Drawing(
-            "gain",
-            "What each static choice loses",
-            f"Its latency over the best choice's, cell by cell, on one scale ({told}); 1 where it "
-            "is the best choice itself. Nothing is clipped.",
-            draw_gain(sweep, variant),
-        ),
+        ("measured", "What was measured", [], [profile_table(sweep), *_loads(sweep)]),
+        ("hosts", "The hosts", [], _hosts(sweep)),
     ]
-    if errors(sweep):
-        caption = "Cells of the grid that were really run; bars from the least to the most."
-        figure = draw_cells(sweep)
-        found.append(Drawing("cells", "Predicted against measured", caption, figure))
-    return found
-
-
-def answer(sweep: Sweep) -> str:
-    """What choosing is worth, in one sentence."""
-    variant = sweep.measured_variant
-    static = best_static(sweep, variant)
-    saving = float((1 - 1 / gain_map(sweep, variant, static)).mean())
-    return (
-        f"Choosing the split for each rate and batch size saves {percent(saving)} on average over "
-        f"the best static choice, {split_label(static)} ({variant.label})."
-    )
-
-
-def reading(sweep: Sweep) -> str:
-    """The table of accountings in two sentences: how much what is counted decides."""
-    found: dict[str | None, list[float]] = {}
-    for variant in sweep.variants:
-        found.setdefault(variant.pixels, []).append(shares(sweep, variant)["split_share"])
-    told = [
-        f"{_range(each)} {f'with offload as {pixels}' if pixels else 'with offload left out'}"
-        for pixels, each in found.items()
+    parts = [
+        Part(key, title, tuple(drawings[n] for n in names if n in drawings), tuple(tables))
+        for key, title, names, tables in made
     ]
-    return (
-        f"A split beats both ends in {', '.join(told[:-1])} and {told[-1]}, as public code has it "
-        "(the ranges are over the encodings of features). The measured times are the same "
-        "throughout: what is counted as sent decides whether splitting wins, before any policy."
-    )
+    return [part for part in parts if part.drawings or part.tables]
 
 
-def _range(values: list[float]) -> str:
-    ends = [percent(min(values)), percent(max(values))]
-    return " to ".join(dict.fromkeys(ends)) + " of the cells"
+def _loads(sweep: Sweep) -> list[Table]:
+    return [loads_table(sweep)] if sweep.profile.get("loads") else []
 
 
-def prediction(sweep: Sweep) -> str:
-    """How far the cells that were run lie from their predictions, in one sentence."""
-    found = errors(sweep)
-    if not found:
-        return "No cell was run: the predictions are not checked."
-    sizes = sorted(abs(error) for error in found)
-    by_batch = ", ".join(
-        f"batch {batch}: {percent(median(map(abs, own)))}"
-        for batch in sweep.batches
-        if (own := errors(sweep, batch))
-    )
-    return (
-        f"{len(sweep.cells)} cells were run, {len(found)} candidates in all: measured lies "
-        f"{percent(median(sizes))} from predicted in the median ({by_batch}), "
-        f"{percent(_p90(sizes))} in the 90th percentile and {percent(sizes[-1])} at worst "
-        f"(signed median {number(median(found) * 100)} %)."
-    )
-
-
-def _p90(sizes: list[float]) -> float:
-    return quantiles(sizes, n=10, method="inclusive")[-1] if len(sizes) > 1 else sizes[0]
-
-
-def doubts(sweep: Sweep) -> list[str]:
-    """What should be known before the figures are believed."""
-    profile = sweep.profile
-    found = [
-        f"batch {', '.join(loose)}: the time budget was spent before every median was known within "
-        f"±{percent(profile['tolerance'])}"
-        for loose in [[b for b, stopped in profile["stopped"].items() if stopped != "tight"]]
-        if loose
-    ]
-    drifted = {s: r for s, r in profile["drift"].items() if abs(r - 1) > _DRIFT}
-    if drifted:
-        told = ", ".join(f"{split_label(s)} ×{r:.3g}" for s, r in drifted.items())
-        found.append(f"the hosts drifted: at the end the first batch size took {told}")
-    found += [f"the link was not as asked: {fault}" for fault in sweep.link_faults]
-    lossy = [s for s, verdict in sweep.verify.items() if not verdict["top1"]]
-    if lossy:
-        found.append(f"the encoding changed the class of an image at {', '.join(lossy)}")
-    return found
+def _hosts(sweep: Sweep) -> list[Table]:
+    note = "Of the profile; everything recorded is in environment.HOST.json of every run."
+    found = environment_tables({"profile": sweep.profile["key"]["hosts"]}, ["profile"])
+    return [replace(table, note=note) for table in found]
 
 
 def _summary(sweep: Sweep, tables: list[Table]) -> dict[str, Any]:
@@ -195,39 +117,36 @@ def _summary(sweep: Sweep, tables: list[Table]) -> dict[str, Any]:
         "reading": reading(sweep),
         "prediction": prediction(sweep),
         "prediction_error": {
-            "median": _plain(median(sizes)) if sizes else None,
-            "p90": _plain(_p90(sizes)) if sizes else None,
-            "max": _plain(max(sizes)) if sizes else None,
+            "median": plain_value(median(sizes)) if sizes else None,
+            "p90": plain_value(ninetieth(sizes)) if sizes else None,
+            "max": plain_value(max(sizes)) if sizes else None,
             "n": len(sizes),
         },
         "doubts": doubts(sweep),
-        "tables": {
-            table.name: [
-                {str(key): _plain(value) for key, value in row.items()}
-                for row in table.frame.to_dict("records")
-            ]
-            for table in tables
-        },
+        "tables": {table.name: plain_rows(table.frame) for table in tables},
     }
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON has it: six significant digits, null for what is not known."""
-    if isinstance(value, float):
-        return float(f"{value:.{_DIGITS}g}") if isfinite(value) else None
-    return value.item() if hasattr(value, "item") else value
-
-
 def _render(
-    sweep: Sweep, tables: list[Table], images: list[tuple[Drawing, str]], summary: dict[str, Any]
+    sweep: Sweep, parts: list[Part], images: dict[str, str], summary: dict[str, Any]
 ) -> str:
+    index = [
+        Entry(
+            part.key,
+            part.title,
+            tuple((drawing.name, drawing.title) for drawing in part.drawings),
+            tuple((f"table.{table.name}", table.title) for table in part.tables),
+        )
+        for part in parts
+    ]
     return render(
         "sweep.html.j2",
         name=sweep.experiment["name"],
         description=sweep.experiment["description"],
         model=sweep.profile["model"],
+        sweep=sweep.folder.resolve().name,
         summary=summary,
-        tables=tables,
+        index=index,
+        parts=parts,
         images=images,
-        hosts=sweep.profile["key"]["hosts"],
     )

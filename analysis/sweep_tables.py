@@ -53,21 +53,20 @@ def crossings_table(sweep: Sweep, variant: Variant) -> Table:
         "Where the best split changes",
         "Rates of the grid, both ends included; a crossover lies between two lines.",
         pd.DataFrame(rows),
-        (
-            ("batch", count("batch")),
-            ("fastest", _split),
-            ("from Mbit/s", num("low_mbps")),
-            ("to Mbit/s", num("high_mbps")),
-        ),
+        (("batch", count("batch")), ("fastest", _split), ("rates, Mbit/s", _span)),
+        style="words",
     )
+
+
+def _span(row: Row) -> str:
+    # Rates that were asked for, as they were: not rounded.
+    return " to ".join(dict.fromkeys(f"{row[key]:g}" for key in ("low_mbps", "high_mbps")))
 
 
 def statics_table(sweep: Sweep, variant: Variant) -> Table:
     """What the best choice at each cell is worth against each choice kept for all."""
     rows = []
-    for static in sweep.splits:
-        if static == OFFLOAD and variant.pixels is None:
-            continue
+    for static in sweep.statics(variant):
         ratio = gain_map(sweep, variant, static)
         rows.append(
             {
@@ -107,7 +106,8 @@ def cells_table(sweep: Sweep) -> Table:
             "n": row["n"],
         }
         for cell in sweep.cells
-        for split, row in cell["candidates"].items()
+        for split in ordered_splits(cell["candidates"])
+        for row in [cell["candidates"][split]]
     ]
     names = ["rate_mbps", "batch", "split", "predicted_ms", "measured_ms", "error", "n"]
     return Table(
@@ -117,9 +117,9 @@ def cells_table(sweep: Sweep) -> Table:
         "predicted.",
         pd.DataFrame(rows, columns=names),
         (
-            ("rate Mbit/s", num("rate_mbps")),
-            ("batch", count("batch")),
             ("split", _split),
+            ("rate Mbit/s", lambda row: f"{row['rate_mbps']:g}"),
+            ("batch", count("batch")),
             ("predicted ms", ms("predicted")),
             ("measured ms", ms("measured")),
             ("error", share("error")),
@@ -140,7 +140,8 @@ def profile_table(sweep: Sweep) -> Table:
             "n": found["n"],
         }
         for batch in sweep.batches
-        for split, found in sweep.profile["batches"][str(batch)]["candidates"].items()
+        for split in sweep.splits
+        for found in [sweep.profile["batches"][str(batch)]["candidates"][split]]
     ]
     return Table(
         "profile",
@@ -149,8 +150,8 @@ def profile_table(sweep: Sweep) -> Table:
         "tail together.",
         pd.DataFrame(rows),
         (
-            ("batch", count("batch")),
             ("split", _split),
+            ("batch", count("batch")),
             ("head ms", ms("head")),
             ("tail ms", ms("tail")),
             ("±", share("interval")),
@@ -183,8 +184,8 @@ def loads_table(sweep: Sweep) -> Table:
         "how many times longer than alone the server takes, wait and tail: the axis of the map.",
         pd.DataFrame(rows),
         (
-            ("clients", count("clients")),
             ("split", _split),
+            ("clients", count("clients")),
             ("wait ms", ms("wait")),
             ("tail ms", ms("tail")),
             ("load", num("load")),
@@ -230,8 +231,8 @@ def encodings_table(sweep: Sweep) -> Table:
         "encodings",
         f"What crosses, at batch {batch}",
         "Bytes of one query. Encoding is timed on the device, decoding on the server. Agreement is "
-        "with the whole model: the share of images that keep their class, and differences of "
-        "logits; the images are "
+        "with the whole model: the share of images that keep their class, and how far logits are "
+        "off, at most and in the mean. The images are "
         + ("the experiment's own. " if real else "synthetic, with the spectrum of photographs. ")
         + f"The latency is predicted, at the profile's {sweep.profile['rate_bps'] / 1e6:g} Mbit/s.",
         pd.DataFrame(rows),
@@ -242,8 +243,8 @@ def encodings_table(sweep: Sweep) -> Table:
             ("encode ms", ms("encode")),
             ("decode ms", ms("decode")),
             ("same class", share("top1_share")),
-            ("largest difference", num("max_abs")),
-            ("mean difference", num("mean_abs")),
+            ("most off", num("max_abs")),
+            ("mean off", num("mean_abs")),
             *(
                 (("right", share("accuracy")), ("whole model", share("whole_accuracy")))
                 if labelled

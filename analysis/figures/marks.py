@@ -14,7 +14,8 @@ _MULTIPLES = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 def mark_log(axis: Axis, most: int = 10) -> None:
     """Mark an axis whose limits are final: plain numbers, no minor marks."""
-    marks = log_marks(*sorted(axis.get_view_interval()), most)
+    low, high = sorted(axis.get_view_interval())
+    marks = log_marks(low, high, most)
     axis.set_ticks(marks, [f"{mark:g}" for mark in marks])
     axis.set_ticks([], minor=True)
 

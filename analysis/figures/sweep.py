@@ -11,32 +11,42 @@ from matplotlib.colors import BoundaryNorm, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from analysis.figures.style import GREY, log_ticks, new_figure, split_colours
+from analysis.figures.marks import mark_log
+from analysis.figures.style import GREY, new_figure, split_colours
+from analysis.formats import number
 from analysis.policies import split_label
-from analysis.sweep import (
-    Floats,
-    Sweep,
-    Variant,
-    best_of,
-    best_static,
-    gain_map,
-    latencies,
-    stretches,
-)
-from testbed.model.table import OFFLOAD
+from analysis.sweep import Floats, Sweep, Variant, best_of, gain_map, latencies, stretches
 
 _MBIT = 1e6
+_PANELS = 6  # batch sizes that have a panel of their own
+_NAMED = 8  # rows of a map that are named
+_MARKS = 5  # of a narrow panel's axis
+_MAP_MARKS = 3  # and of a map's
+
+
+def shown_batches(sweep: Sweep) -> list[int]:
+    """The batch sizes that have a panel of their own: all, or some from the least to the most."""
+    places = np.linspace(0, len(sweep.batches) - 1, min(_PANELS, len(sweep.batches)))
+    return [sweep.batches[round(place)] for place in places]
+
+
+def _grid(count: int, columns: int, row_in: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels in rows, and a legend's height below."""
+    rows = -(-count // columns)
+    figure = new_figure(row_in * rows + 0.5)
+    panels = list(figure.subplots(rows, columns, squeeze=False, **options).flat)
+    for axes in panels[count:]:
+        axes.set_axis_off()
+    return figure, panels[:count]
 
 
 def draw_latency(sweep: Sweep, variant: Variant) -> Figure:
     """Latency against rate at each batch size; dots where the fastest split changes."""
     colours = split_colours(sweep.splits)
     rates = sweep.rates_bps
-    columns = min(3, len(sweep.batches))
-    rows = -(-len(sweep.batches) // columns)
-    figure = new_figure(3.1 * rows + 0.5)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for axes, batch in zip(panels, sweep.batches, strict=False):
+    batches = shown_batches(sweep)
+    figure, panels = _grid(len(batches), min(3, len(batches)), 3.1)
+    for axes, batch in zip(panels, batches, strict=True):
         found = latencies(sweep, variant, batch, rates)
         for split, times in found.items():
             axes.plot(
@@ -47,10 +57,8 @@ def draw_latency(sweep: Sweep, variant: Variant) -> Figure:
             at = rates.index(stretch.low_bps)
             axes.plot(rates[at] / _MBIT, least[at], "o", color="black", ms=5, zorder=5)
         axes.set(title=f"batch {batch}", xscale="log", yscale="log", xlabel="uplink rate, Mbit/s")
-        log_ticks(axes, "x", (1, 3))
-        log_ticks(axes, "y")
-    for axes in panels[len(sweep.batches) :]:
-        axes.set_visible(False)
+        mark_log(axes.xaxis, _MARKS)
+        mark_log(axes.yaxis)
     panels[0].set_ylabel("predicted latency, ms")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)))
@@ -67,70 +75,68 @@ def _edges(rates_bps: Sequence[int]) -> Floats:
     return edges
 
 
-def _map_axes(axes: Axes, rows: Sequence[Any], ylabel: str) -> None:
+def _map_axes(axes: Axes, rates_bps: Sequence[int], rows: Sequence[Any], ylabel: str) -> None:
     axes.set(xscale="log", xlabel="uplink rate, Mbit/s", ylabel=ylabel)
-    axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{row:g}" for row in rows])
+    axes.set_xlim(_edges(rates_bps)[0], _edges(rates_bps)[-1])
+    named = range(0, len(rows), -(-len(rows) // _NAMED))
+    axes.set_yticks([place + 0.5 for place in named], [f"{rows[place]:g}" for place in named])
     axes.grid(False)
-    log_ticks(axes, "x", (1, 3))
+    mark_log(axes.xaxis, _MAP_MARKS)
 
 
 def draw_best(sweep: Sweep, variant: Variant) -> Figure:
     """The fastest split over rate × batch, and over rate × server load at each batch size."""
     colours, rates = split_colours(sweep.splits), sweep.rates_bps
-    number = {split: n for n, split in enumerate(sweep.splits)}
+    place = {split: n for n, split in enumerate(sweep.splits)}
     palette = ListedColormap([colours[split] for split in sweep.splits])
-    norm = BoundaryNorm(np.arange(len(number) + 1) - 0.5, len(number))
-    columns = len(sweep.batches) + 1
-    figure = new_figure(3.6)
-    panels = figure.subplots(1, columns, squeeze=False)[0]
+    norm = BoundaryNorm(np.arange(len(place) + 1) - 0.5, len(place))
     by_batch = [best_of(latencies(sweep, variant, b, rates))[0] for b in sweep.batches]
     tables: list[tuple[str, list[list[str]], Sequence[Any], str]] = [
         ("server alone", by_batch, sweep.batches, "batch")
     ]
-    for batch in sweep.batches:
+    for batch in shown_batches(sweep):
         by_load = [best_of(latencies(sweep, variant, batch, rates, x))[0] for x in sweep.loads]
         tables.append((f"batch {batch}", by_load, sweep.loads, "server load"))
+    figure, panels = _grid(len(tables), min(4, len(tables)), 3.1)
     seen = set()
     for axes, (title, table, rows, ylabel) in zip(panels, tables, strict=True):
-        cells = np.array([[number[split] for split in row] for row in table])
+        cells = np.array([[place[split] for split in row] for row in table])
         seen |= set(cells.ravel().tolist())
         y = np.arange(len(rows) + 1)
         axes.pcolormesh(_edges(rates), y, cells, cmap=palette, norm=norm, rasterized=True)
         axes.set_title(title)
-        _map_axes(axes, rows, ylabel)
-    shown = [split for split in sweep.splits if number[split] in seen]
+        _map_axes(axes, rates, rows, ylabel)
+    shown = [split for split in sweep.splits if place[split] in seen]
     handles = [Patch(color=colours[split], label=split_label(split)) for split in shown]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)))
     return figure
 
 
-def draw_gain(sweep: Sweep, variant: Variant) -> Figure:
-    """How many times as long each static choice takes as the best choice, not clipped."""
-    statics = [s for s in sweep.splits if s != OFFLOAD or variant.pixels is not None]
+def draw_gain(sweep: Sweep, variant: Variant, best: str) -> Figure:
+    """How many times as long each static choice takes as the best choice, not clipped.
+
+    The title of the best static choice is bold.
+    """
+    statics = sweep.statics(variant)
     maps = {static: gain_map(sweep, variant, static) for static in statics}
-    best = best_static(sweep, variant)
     highest = max(float(table.max()) for table in maps.values())
     norm = LogNorm(1.0, max(highest, 1.01))
-    columns = min(4, len(statics))
-    rows = -(-len(statics) // columns)
-    figure = new_figure(2.0 * rows + 0.7)
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    figure, panels = _grid(len(statics), min(4, len(statics)), 2.2)
     mesh = None
-    for axes, static in zip(panels, statics, strict=False):
+    for axes, static in zip(panels, statics, strict=True):
         y = np.arange(len(sweep.batches) + 1)
         table = maps[static]
         mesh = axes.pcolormesh(
             _edges(sweep.rates_bps), y, table, cmap="viridis_r", norm=norm, rasterized=True
         )
-        mark = " (best static)" if static == best else ""
-        axes.set_title(f"{split_label(static)}{mark}: to ×{table.max():.3g}")
-        _map_axes(axes, sweep.batches, "")
-    for axes in panels[len(statics) :]:
-        axes.set_visible(False)
-    panels[0].set_ylabel("batch")
+        axes.set_title(
+            f"{split_label(static)}: up to ×{number(float(table.max()))}",
+            fontweight="bold" if static == best else "normal",
+        )
+        _map_axes(axes, sweep.rates_bps, sweep.batches, "batch")
     if mesh is not None:
-        bar = figure.colorbar(mesh, ax=list(panels), label="latency over the best choice's")
-        log_ticks(bar.ax, "y", (1, 2, 3, 5))
+        bar = figure.colorbar(mesh, ax=panels, label="times as long as the best choice")
+        mark_log(bar.ax.yaxis, 6)
     return figure
 
 
@@ -175,14 +181,14 @@ def draw_cells(sweep: Sweep) -> Figure:
             elinewidth=1,
             label=split_label(split),
         )
-        ends += [*x, *y]
+        ends += [*x, *(y - low), *(y + high)]
     span = (min(ends) / 1.3, max(ends) * 1.3)
     axes.plot(span, span, color=GREY, linewidth=1, zorder=0)
     axes.set(xscale="log", yscale="log", xlim=span, ylim=span)
     axes.set(xlabel="predicted latency, ms", ylabel="measured latency, ms (median)")
     axes.set_aspect("equal")
-    log_ticks(axes, "x")
-    log_ticks(axes, "y")
+    mark_log(axes.xaxis, 8)
+    mark_log(axes.yaxis, 8)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(7, len(labels)))
     return figure

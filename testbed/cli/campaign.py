@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb, folder_to_write
+from testbed.cli.sweep import report_sweep
 from testbed.errors import TestbedError, UserError
 from testbed.records import cannot_write, read_json
 from testbed.units import format_duration, format_rate
@@ -190,10 +191,13 @@ def _tell_campaign(campaign: Campaign, failure: str | None, out: Output) -> int:
 
 
 def report(args: argparse.Namespace, out: Output) -> int:
-    """Write the report of a campaign again, from its records."""
+    """Write the report of a campaign or a sweep again, from its records."""
+    from analysis.sweep import is_sweep
     from testbed.orchestrator.store import newest_campaign
 
     folder = args.campaign or newest_campaign(args.results)
+    if is_sweep(folder):
+        return report_sweep(folder, args.format, out)
     page = _write_report(folder)
     found = verdict(page)
     path = page.parent / _FORMATS[args.format]
@@ -265,7 +269,8 @@ def add_verbs(verbs: Any) -> None:
                 help="go on over a link that is not as asked; every result then says so",
             )
     verb = add_verb(verbs, "report", report)
-    verb.add_argument("campaign", type=Path, nargs="?", help="campaign folder (default: newest)")
+    told = "folder of a campaign (default: the newest) or sweep"
+    verb.add_argument("campaign", type=Path, nargs="?", help=told)
     verb.add_argument("--results", type=Path, default=RESULTS)
     verb.add_argument(
         "--format", choices=_FORMATS, default="html", help="what to print the path of"

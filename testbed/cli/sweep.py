@@ -9,7 +9,11 @@ from typing import Any
 from rich.table import Table
 
 from testbed.cli.common import LOCAL_INVENTORY, RESULTS, Output, add_verb, folder_to_write, quantity
+from testbed.errors import UserError
 from testbed.units import format_rate, parse_duration_ns, parse_rate_bps
+
+# Of a sweep's report: what can be told the path of.
+FORMATS = {"html": "report.html", "pdf-figures": "figures", "csv": "tables"}
 
 
 def _say(out: Output) -> Any:
@@ -41,16 +45,33 @@ def profile(args: argparse.Namespace, out: Output) -> int:
 
 def sweep(args: argparse.Namespace, out: Output) -> int:
     """Profile, predict every cell of the grid, really run some, and write the sweep's report."""
-    from analysis.sweep_report import write_sweep_report
     from testbed.config import load_experiment, load_inventory
     from testbed.orchestrator.sweep import run_sweep
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
-    folder = run_sweep(experiment, inventory, args.results, _say(out))
+    return report_sweep(run_sweep(experiment, inventory, args.results, _say(out)), "html", out)
+
+
+def report_sweep(folder: Path, what: str, out: Output) -> int:
+    """Write a sweep's report from its files, and tell the path of one of :data:`FORMATS`."""
+    from analysis.sweep_report import write_sweep_report
+
+    if what not in FORMATS:
+        raise UserError(
+            f"report: {folder} is a sweep's folder: expected --format {', '.join(FORMATS)}, "
+            f"got {what}"
+        )
     page, summary = write_sweep_report(folder)
+    path = page.parent / FORMATS[what]
     told = {name: summary[name] for name in ("answer", "reading", "prediction")}
-    document = {"campaign": str(folder), "report": str(page), **told}
-    out.document(document, lambda: print("\n".join(told.values()), f"\nreport: {page}", sep=""))
+    document = {"campaign": str(folder), "report": str(path), "doubts": summary["doubts"], **told}
+
+    def words() -> None:
+        for doubt in summary["doubts"]:
+            print(f"to know first: {doubt}")
+        print("\n".join(told.values()), f"\nreport: {path}", sep="")
+
+    out.document(document, words)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ from analysis.sweep import (
     shares,
     stretches,
 )
+from analysis.sweep_answer import doubts, prediction
+from analysis.sweep_drawings import sweep_drawings
 from analysis.sweep_report import write_sweep_report
+from analysis.sweep_tables import loads_table
+from testbed.cli import main
 from testbed.errors import UserError
 from testbed.framing import serialisation_ns
 from testbed.records import write_json
@@ -75,6 +80,7 @@ def folder(tmp_path: Path) -> Path:
             "high": 100_000_000,
             "step": 2_000_000,
             "loads": [1, 4],
+            "cells": 1,
             "inputs": list(BYTES),
             "features": list(FEATURES),
         },
@@ -153,7 +159,9 @@ def test_crossovers_shares_and_gains_agree(folder: Path) -> None:
     assert best_static(sweep, variant) == min(means, key=lambda s: means[s])
 
 
-def test_report_tells_doubts_the_answer_and_every_number(folder: Path) -> None:
+def test_report_tells_doubts_and_every_number_and_is_made_again_to_the_byte(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page, summary = write_sweep_report(folder)
     assert errors(load_sweep(folder)) == [pytest.approx(0.1)]
     assert errors(load_sweep(folder), 4) == []
@@ -170,21 +178,33 @@ def test_report_tells_doubts_the_answer_and_every_number(folder: Path) -> None:
     assert summary["answer"] in html
     for name, rows in summary["tables"].items():
         assert rows, name
-        assert (folder / "report/tables" / f"{name}.csv").is_file()
-    first = page.read_bytes()
-    assert write_sweep_report(folder)[0].read_bytes() == first
+        assert f'href="tables/{name}.csv"' in html
+    for link in re.findall(r"href=\"([^#\"]+)\"", html):
+        assert (page.parent / link).is_file(), link
+    contents = html[html.index("<nav") : html.index("</nav>")]
+    for anchor in re.findall(r'<(?:figure|h2|h3|section) id="([^"]+)"', html):
+        assert html.count(f'id="{anchor}"') == 1
+        assert f'href="#{anchor}"' in contents, anchor
+    first = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert main(["report", str(folder), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["report"], told["answer"]) == (str(page), summary["answer"])
+    again = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert again == first
+    assert main(["report", str(folder), "--format", "md"]) == 2
+    assert "expected --format html, pdf-figures, csv, got md" in capsys.readouterr().err
 
 
 def test_the_load_is_how_many_times_longer_the_server_takes(folder: Path) -> None:
-    _, summary = write_sweep_report(folder)
-    (row,) = summary["tables"]["loads"]
+    (row,) = loads_table(load_sweep(folder)).frame.to_dict("records")
     assert (row["clients"], row["split"], row["load"]) == (2, "3", 100 / TAIL_MS["3"])
 
 
 def test_a_sweep_without_cells_and_a_folder_that_is_none(folder: Path, tmp_path: Path) -> None:
     (folder / "cells.json").unlink()
-    page, summary = write_sweep_report(folder)
-    assert "not checked" in summary["prediction"]
-    assert page.read_text().count("<img") == 4
+    sweep = load_sweep(folder)
+    assert "not checked" in prediction(sweep)
+    assert any("0 of 1 cells were run" in doubt for doubt in doubts(sweep))
+    assert "cells" not in sweep_drawings(sweep)
     with pytest.raises(UserError, match="testbed sweep"):
         write_sweep_report(tmp_path / "report")
