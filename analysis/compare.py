@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import bins, metrics
-from analysis.compare_page import write_pages
+from analysis.compare_page import letters, write_pages
 from analysis.dataset import Dataset, load_dataset
 from analysis.documents import Document
 from analysis.figures.style import palette
@@ -41,22 +41,31 @@ def load(folder: Path, name: str) -> Campaign:
     return Campaign(name, data, with_floor(data))
 
 
-def obstacles(a: Dataset, b: Dataset) -> list[str]:
-    """Why two campaigns are not comparable, one line each; empty where they are."""
-    return list(_obstacles(a, b))
+def obstacles(campaigns: Sequence[Campaign]) -> list[str]:
+    """Why campaigns are not comparable with the first, one line each; empty where they are."""
+    first, *others = campaigns
+    broken = [obstacle for campaign in campaigns for obstacle in _broken(campaign.data)]
+    apart = [
+        f"{first.name} and {other.name}: {obstacle}"
+        for other in others
+        for obstacle in _apart(first.data, other.data)
+    ]
+    return [*broken, *apart]
 
 
 def _broken(data: Dataset) -> Iterator[str]:
+    told: dict[str, list[str]] = {}
     for run in data.runs:
         if run.state != "complete":
-            yield f"{data.root.name}/{run.run_id}: is {run.state}"
+            told.setdefault(f"is {run.state}", []).append(run.run_id)
         elif run.altered or run.lines_lost:
-            yield f"{data.root.name}/{run.run_id}: is not as it was written"
+            told.setdefault("is not as it was written", []).append(run.run_id)
+    for what, (first, *rest) in told.items():
+        more = f" (and so {len(rest)} more)" if rest else ""
+        yield f"{data.root.name}/{first}: {what}{more}"
 
 
-def _obstacles(a: Dataset, b: Dataset) -> Iterator[str]:
-    yield from _broken(a)
-    yield from _broken(b)
+def _apart(a: Dataset, b: Dataset) -> Iterator[str]:
     for key in _SAME:
         yield from _differs(key, a.experiment.get(key), b.experiment.get(key))
     for key in _RUN:
@@ -151,24 +160,25 @@ def differences(a: Campaign, b: Campaign) -> pd.DataFrame:
 def compare(folders: Sequence[Path], out: Path, force: bool) -> dict[str, Any]:
     """Compare campaigns with the first; writes ``comparison.{html,md,csv,pdf,png}`` into ``out``.
 
+    Campaigns are called A, B and so on, as :func:`analysis.compare_page.letters` has them.
     Raises UserError naming every obstacle, unless forced; then the label stands in each output.
     """
     names = _short_names(folders)
     campaigns = [load(folder, name) for folder, name in zip(folders, names, strict=True)]
-    first = campaigns[0]
-    found = [
-        f"{first.name} and {other.name}: {obstacle}"
-        for other in campaigns[1:]
-        for obstacle in obstacles(first.data, other.data)
-    ]
+    first, *others = campaigns
+    found = obstacles(campaigns)
     if found and not force:
         raise UserError(f"not comparable: {'; '.join(found)}; --force compares and labels it")
-    frame = pd.concat([differences(first, other) for other in campaigns[1:]], ignore_index=True)
+    parts = [
+        differences(first, other).assign(campaign=letter)
+        for other, letter in zip(others, letters(len(campaigns))[1:], strict=True)
+    ]
+    frame = pd.concat(parts, ignore_index=True)
     if not len(frame):
         raise UserError("not comparable: no policy under a condition that both have run")
     out.mkdir(parents=True, exist_ok=True)
     told = [_told(campaign.data, campaign.name) for campaign in campaigns]
-    environments = {campaign.name: campaign.data.environments for campaign in campaigns}
+    environments = [campaign.data.environments for campaign in campaigns]
     write_pages(frame, found, told, environments, palette(first.data), out)
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return {"forced": found, "campaigns": told, "differences": records, "out": str(out)}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.answer import condition_name
 from analysis.documents import Document
 from analysis.environment import FACTS, shown
 from analysis.figures.compare import draw_comparison
@@ -21,7 +22,7 @@ from analysis.page import Entry, render
 from analysis.policies import policy_label
 from analysis.tables import Column, Row, Table, num, share_range, text
 
-Environments = Mapping[str, Mapping[str, Document]]
+Environments = Sequence[Mapping[str, Document]]
 
 
 def write_pages(
@@ -35,7 +36,8 @@ def write_pages(
     """Write ``comparison.{html,md,csv,pdf,png}`` into a folder.
 
     Args:
-        frame: the differences (:func:`analysis.compare.differences`).
+        frame: the differences (:func:`analysis.compare.differences`), each with the letter of its
+            ``campaign``, which was compared with A.
         forced: why the campaigns are not comparable; empty where they are.
         told: each campaign's name and what it was made with.
         environments: of each campaign, every host's document.
@@ -43,7 +45,7 @@ def write_pages(
         out: the folder.
     """
     caption = (
-        "Right of zero the second campaign took longer; where the line crosses zero the difference "
+        "Right of zero the campaign took longer than A; where the line crosses zero the difference "
         "may be chance."
     )
     with style(), Gallery() as gallery:
@@ -56,7 +58,8 @@ def write_pages(
     for table in tables:
         if table.name != drawing.name:
             table.frame.to_csv(out / f"{table.name}.csv", index=False)
-    names = [campaign["name"] for campaign in told]
+    called = letters(len(told))
+    names = [f"{letter}: {each['name']}" for letter, each in zip(called, told, strict=True)]
     links = [(f"table.{table.name}", table.title) for table in tables]
     index = [
         Entry(
@@ -70,7 +73,6 @@ def write_pages(
     page = render(
         "compare.html.j2",
         names=names,
-        letters=letters(len(names)),
         forced=forced,
         answer=answer(frame),
         index=index,
@@ -79,7 +81,8 @@ def write_pages(
         tables=tables,
     )
     (out / "comparison.html").write_text(page)
-    lines = ["# Comparison", "", *(f"**FORCED, not comparable: {line}**\n" for line in forced)]
+    lines = ["# Comparison", "", *(f"- {name}" for name in names), ""]
+    lines += [*(f"**FORCED, not comparable: {line}**\n" for line in forced)]
     lines += [answer(frame), "", f"![{drawing.title}](comparison.png)", "", caption, ""]
     lines += [line for table in tables for line in table_lines(table)]
     (out / "comparison.md").write_text("\n".join(lines))
@@ -104,18 +107,19 @@ def answer(frame: pd.DataFrame) -> str:
     row = max(beyond.to_dict("records"), key=lambda row: abs(row["difference"]))
     way = "more" if row["difference"] > 0 else "less"
     return (
-        f"{told}; the largest: {policy_label(row['policy'])} on link {row['link']} took "
-        f"{percent(abs(row['difference']))} {way} in {row['b']} than in {row['a']}."
+        f"{told}; the largest: {policy_label(row['policy'])} on "
+        f"{condition_name(row['link'], row['load'])} took "
+        f"{percent(abs(row['difference']))} {way} in {row['campaign']} than in A."
     )
 
 
 def _differences(frame: pd.DataFrame) -> Table:
-    several = frame["b"].nunique() > 1
-    between: tuple[Column, ...] = (("compared", text("b")),) if several else ()
+    several = frame["campaign"].nunique() > 1
+    between: tuple[Column, ...] = (("campaign", text("campaign")),) if several else ()
     return Table(
         "comparison",
         "Mean latencies",
-        "Over the same moments of the trace; positive: the second campaign took longer.",
+        "Over the same moments of the trace; positive: it took longer than A.",
         frame,
         (
             ("link", text("link")),
@@ -133,19 +137,20 @@ def _differences(frame: pd.DataFrame) -> Table:
 def _campaigns(told: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
         {
+            "letter": letter,
             **{key: campaign[key] for key in ("name", "model", "runs", "valid")},
             "revision": campaign["revision"] or "unknown",
             "hosts": "; ".join(f"{h}: {cpu}" for h, cpu in campaign["hosts"].items() if cpu),
         }
-        for campaign in told
+        for letter, campaign in zip(letters(len(told)), told, strict=True)
     ]
     return Table(
         "campaigns",
         "What was compared",
-        "Model, hosts and source may differ; A is the first.",
+        "Model, hosts and source may differ.",
         pd.DataFrame(rows),
         (
-            ("campaign", text("name")),
+            ("campaign", lambda row: f"{row['letter']}: {row['name']}"),
             ("model", text("model")),
             ("runs", text("runs")),
             ("of them valid", text("valid")),
@@ -158,12 +163,12 @@ def _campaigns(told: Sequence[Mapping[str, Any]]) -> Table:
 
 def _apart(environments: Environments) -> list[Table]:
     """Facts that are not the same in every campaign, of hosts that bear the same name."""
-    names = list(environments)
-    hosts = dict.fromkeys(host for found in environments.values() for host in found)
+    names = letters(len(environments))
+    hosts = dict.fromkeys(host for found in environments for host in found)
     rows = []
     for host in hosts:
         for key, fact in FACTS.items():
-            values = [fact.read(found.get(host, {})) for found in environments.values()]
+            values = [fact.read(found.get(host, {})) for found in environments]
             if not fact.moves and len({v for v in values if v is not None}) > 1:
                 place = {"host": host, "fact": key, "title": fact.titled}
                 rows.append({**place, **dict(zip(names, values, strict=True))})

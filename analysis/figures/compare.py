@@ -7,28 +7,43 @@ from collections.abc import Mapping
 import pandas as pd
 from matplotlib.figure import Figure
 
+from analysis.answer import condition_name
 from analysis.figures.style import GREY, new_figure
 from analysis.policies import policy_label
 
+_PANELS_A_ROW = 3
+
 
 def draw_comparison(frame: pd.DataFrame, colours: Mapping[str, str]) -> Figure:
-    """A dot a policy and condition, right of zero where B took longer; grey without a colour."""
-    rows = frame.to_dict("records")
-    figure = new_figure(0.34 * len(rows) + 1.2)
-    axes = figure.subplots()
-    axes.axvline(0, color=GREY, linewidth=1)
-    for place, row in enumerate(reversed(rows)):
-        colour = colours.get(str(row["policy"]), GREY)
-        ends = [100 * row["difference_low"], 100 * row["difference_high"]]
-        axes.plot(ends, [place, place], color=colour, linewidth=2)
-        axes.plot(100 * row["difference"], place, "o", color=colour)
-    several = frame["b"].nunique() > 1
+    """A panel a campaign, a dot a policy and condition, right of zero where it took longer than A.
+
+    Args:
+        frame: differences, each with the letter of its ``campaign``.
+        colours: of each policy; without one it is grey.
+    """
+    row = ["link", "load", "policy"]
+    rows = list(dict.fromkeys(frame[row].itertuples(index=False, name=None)))
+    place = {key: n for n, key in enumerate(reversed(rows))}
+    others = list(frame["campaign"].unique())
+    columns = min(_PANELS_A_ROW, len(others))
+    lines = -(-len(others) // columns)
+    figure = new_figure(lines * (0.27 * len(rows) + 1.0))
+    panels = list(figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flat)
+    for axes, other in zip(panels, others, strict=False):
+        axes.axvline(0, color=GREY, linewidth=1)
+        for each in frame[frame["campaign"] == other].to_dict("records"):
+            y, colour = place[tuple(each[key] for key in row)], colours.get(each["policy"], GREY)
+            ends = [100 * each["difference_low"], 100 * each["difference_high"]]
+            axes.plot(ends, [y, y], color=colour, linewidth=2)
+            axes.plot(100 * each["difference"], y, "o", color=colour)
+        axes.set_xlabel(f"{other} took longer than A by, %")
+        axes.tick_params(labelbottom=True)
+        axes.grid(visible=False, axis="y")
+    for axes in panels[len(others) :]:
+        axes.set_axis_off()
     labels = [
-        f"{row['link']} {row['load']} {policy_label(str(row['policy']))}"
-        + (f" ({row['b']})" if several else "")
-        for row in reversed(rows)
+        f"{condition_name(link, load).removeprefix('link ')}: {policy_label(policy)}"
+        for link, load, policy in place
     ]
-    axes.set_yticks(range(len(rows)), labels)
-    axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"{'took' if several else 'B took'} longer than A by, %")
+    panels[0].set_yticks(list(place.values()), labels)
     return figure

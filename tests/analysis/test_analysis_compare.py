@@ -42,7 +42,7 @@ def test_the_page_says_what_differs_and_what_was_not_the_same(tmp_path: Path) ->
     html = (tmp_path / "out" / "comparison.html").read_text()
     text = " ".join(re.sub(r"<style>.*?</style>|<[^>]+>", " ", html, flags=re.S).split())
     assert "Forced: these campaigns are not comparable" in text  # the files were changed
-    assert "the largest: offload on link wander took 20 % more in b than in a." in (
+    assert "the largest: offload on link wander took 20 % more in B than in A." in (
         text.replace("\u00a0", " ")
     )
     assert "device CPU Example CPU Faster CPU" in text
@@ -57,11 +57,11 @@ def test_the_page_says_what_differs_and_what_was_not_the_same(tmp_path: Path) ->
 def test_more_campaigns_than_letters(tmp_path: Path) -> None:
     assert letters(29)[::14] == ["A", "O", "AC"]
     difference = {"difference": 0.1, "difference_low": 0.0, "difference_high": 0.2}
-    row = {"link": "l", "load": "none", "policy": "local", "a": "c0", "b": "c1", **difference}
+    row = {"link": "l", "load": "none", "policy": "local", "campaign": "AB", **difference}
     frame = pd.DataFrame([{**row, "mean_a_ms": 100.0, "mean_b_ms": 110.0}])
     told = {"model": "tiny", "revision": None, "hosts": {}, "runs": 1, "valid": 1}
     campaigns = [{**told, "name": f"c{n}"} for n in range(28)]
-    write_pages(frame, [], campaigns, {}, {}, tmp_path)
+    write_pages(frame, [], campaigns, [], {}, tmp_path)
     html = (tmp_path / "comparison.html").read_text()
     assert "Z: c25<br>AA: c26<br>AB: c27</p>" in html
 
@@ -89,10 +89,10 @@ def test_another_batch_is_an_obstacle_and_a_newer_key_is_not(tmp_path: Path) -> 
     document = json.loads(path.read_text())
     document["experiment"]["encoding"]["newer"] = 1
     path.write_text(json.dumps(document))
-    assert obstacles(load(a, "a").data, load(b, "b").data) == []
+    assert obstacles([load(a, "a"), load(b, "b")]) == []
     document["experiment"]["batch"] = 8
     path.write_text(json.dumps(document))
-    assert obstacles(load(a, "a").data, load(b, "b").data) == ["batch: 1 and 8"]
+    assert obstacles([load(a, "a"), load(b, "b")]) == ["a and b: batch: 1 and 8"]
 
 
 def test_a_campaign_that_is_not_whole_is_an_obstacle(tmp_path: Path) -> None:
@@ -103,4 +103,8 @@ def test_a_campaign_that_is_not_whole_is_an_obstacle(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"offload.*: is not as it was written"):
         compare([a, b], tmp_path / "out", force=False)
     (run / "manifest.json").unlink()
-    assert obstacles(load(a, "a").data, load(b, "b").data) == [f"b/{run.name}: is interrupted"]
+    assert obstacles([load(a, "a"), load(b, "b")]) == [f"b/{run.name}: is interrupted"]
+    (other,) = b.glob("*.local.*")
+    (other / "manifest.json").unlink()
+    (told,) = obstacles([load(a, "a"), load(b, "b")])
+    assert told == f"b/{min(run.name, other.name)}: is interrupted (and so 1 more)"
