@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import log_ticks, new_figure, style
+from analysis.figures.marks import mark_log
+from analysis.figures.style import new_figure, style
 
 _COLUMNS = 4
 _PANEL_IN = 1.6
@@ -36,6 +37,8 @@ def draw_bottlenecks(documents: Sequence[dict[str, Any]]) -> Figure:
         _panel(axes, document, small=len(documents) > 1)
     for axes in list(grid.flat)[len(documents) :]:
         axes.set_visible(False)
+    # All of them share it, and with it the marks.
+    mark_log(grid[0, 0].yaxis, 3 if len(documents) > 1 else 10)
     # At every row: the middle of a tall figure is far from its top.
     for axes in grid[:, 0]:
         axes.set_ylabel("ratio" if len(documents) > 1 else "elements out / elements in")
@@ -70,7 +73,6 @@ def _panel(axes: Axes, document: dict[str, Any], small: bool) -> None:
     axes.axhline(1, color="black", linewidth=0.9, zorder=0.8)
     axes.axhline(_RAW_PIXELS, color="black", linewidth=0.9, linestyle=":", zorder=0.8)
     axes.set_yscale("log")
-    log_ticks(axes, "y", subs=(1,) if small else (1, 2, 5))
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4 if small else 12, integer=True))
     name = document["model"].partition(":")[2] or document["model"]
     title = f"{name} · {document['resolution']}"

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis.figures.style import GREY, log_ticks, new_figure, style
+from analysis.figures.marks import mark_log
+from analysis.figures.style import GREY, new_figure, style
 
 _OFFERED, _CARRIED = "#B5B5B5", "#0072B2"
 
@@ -83,7 +84,7 @@ def _lateness(axes: Axes, late_ms: list[float]) -> None:
     axes.step(late, np.arange(1, len(late) + 1) / len(late), where="post", color=_CARRIED)
     if late[0] > 0:
         axes.set_xscale("log")
-        log_ticks(axes, "x")
+        mark_log(axes.xaxis, 6)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(f"change late by, ms (n {len(late)})")
     axes.set_ylabel("share")

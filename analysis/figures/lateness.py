@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.style import log_ticks, new_figure
+from analysis.figures.marks import mark_log
+from analysis.figures.style import new_figure
 
 _COLOURS = {"uplink": "#0072B2", "downlink": "#E69F00"}
 
@@ -24,7 +25,7 @@ def draw_lateness(changes: pd.DataFrame) -> Figure:
     positive = late["late_ms"] > 0
     if positive.all() and late["late_ms"].max() > 8 * late["late_ms"].min():
         axes.set_xscale("log")
-        log_ticks(axes, "x")
+        mark_log(axes.xaxis)
     axes.set_ylim(0, 1.01)
     axes.set_xlabel("applied after the planned moment, ms")
     axes.set_ylabel("share of changes")

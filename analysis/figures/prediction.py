@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis.figures.style import GREY, log_ticks, new_figure
+from analysis.figures.marks import mark_log
+from analysis.figures.style import GREY, new_figure
 from analysis.metrics import counted
 from analysis.policies import ordered_splits, split_label
 
@@ -59,8 +60,9 @@ def _against(
     if high > 4 * low:
         axes.set_xscale("log")
         axes.set_yscale("log")
-        log_ticks(axes, "x")
-        log_ticks(axes, "y")
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
+    if high > 4 * low:
+        mark_log(axes.xaxis, 8)
+        mark_log(axes.yaxis, 8)
