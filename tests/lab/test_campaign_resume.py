@@ -84,7 +84,7 @@ def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
     (tmp_path / "lab.yaml").write_text(NO_ROUTER)
     results = tmp_path / "results"
     files = [str(tmp_path / "tiny.yaml"), "-i", str(tmp_path / "lab.yaml")]
-    argv = [sys.executable, "-m", "testbed", "run", *files]
+    argv = [sys.executable, "-m", "testbed", "run", *files, "--results", str(results)]
     # A process of its own with a terminal of its own, as a person has over SSH.
     process, terminal = pty.fork()
     if process == 0:
