@@ -15,6 +15,7 @@ from analysis.documents import Document
 from analysis.environment import FACTS, shown
 from analysis.figures.compare import draw_comparison
 from analysis.figures.gallery import Gallery
+from analysis.figures.press import Press
 from analysis.figures.style import Drawing, style
 from analysis.formats import percent
 from analysis.markdown import table_lines
@@ -48,7 +49,8 @@ def write_pages(
         "Right of zero the campaign took longer than A; where the line crosses zero the difference "
         "may be chance."
     )
-    with style(), Gallery() as gallery:
+    with style(), Press() as press:
+        gallery = Gallery(press)
         drawing = Drawing(
             "comparison", "How far apart", caption, draw_comparison(frame, colours), frame
         )

@@ -17,6 +17,7 @@ from analysis.dataset import Dataset, load_dataset
 from analysis.drawings import condition_drawings, link_drawings
 from analysis.environment import environment_tables
 from analysis.figures.gallery import Gallery
+from analysis.figures.press import Press
 from analysis.figures.style import palette, style
 from analysis.fleet import fleet_tables
 from analysis.frames import KINDS
@@ -39,7 +40,8 @@ def write_report(campaign_dir: Path, out: Path | None = None) -> Path:
 
     Raises UserError for a folder without records, and for records of a newer release.
     """
-    with style(), Gallery() as gallery:
+    with style(), Press() as press:
+        gallery = Gallery(press)
         data = load_dataset(campaign_dir)
         single = (campaign_dir / "plan.json").is_file()
         if out is None:

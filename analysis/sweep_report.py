@@ -11,6 +11,7 @@ from typing import Any
 
 from analysis.environment import environment_tables
 from analysis.figures.gallery import Gallery
+from analysis.figures.press import Press
 from analysis.figures.style import Drawing, style
 from analysis.page import Entry, render
 from analysis.summary import plain_rows, plain_value
@@ -50,7 +51,8 @@ def write_sweep_report(folder: Path) -> tuple[Path, dict[str, Any]]:
     for name in ("figures", "tables"):
         shutil.rmtree(out / name, ignore_errors=True)
         (out / name).mkdir(parents=True)
-    with style(), Gallery() as gallery:
+    with style(), Press() as press:
+        gallery = Gallery(press)
         drawings = sweep_drawings(sweep)
         gallery.hang(drawings.values())
         images = gallery.save(out / "figures")

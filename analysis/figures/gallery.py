@@ -6,8 +6,6 @@ import base64
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pyarrow as pa
 import pyarrow.csv as pa_csv
@@ -24,15 +22,11 @@ _MIME = {"png": "image/png", "svg": "image/svg+xml"}
 
 
 class Gallery:
-    """A context in which figures are hung, and drawn meanwhile; :meth:`save` writes the files."""
+    """Figures that a press draws as they are hung; :meth:`save` writes the files."""
 
-    def __init__(self) -> None:
+    def __init__(self, press: Press) -> None:
+        self._press = press
         self._drawings: list[Drawing] = []
-        self._press = Press()
-
-    def __enter__(self) -> Self:
-        self._press.__enter__()
-        return self
 
     def hang(self, drawings: Iterable[Drawing]) -> list[Drawing]:
         """Have figures drawn, while this process goes on; returns them."""
@@ -68,14 +62,6 @@ class Gallery:
                 inline if spent <= _INLINE_BYTES else f"figures/{drawing.name}.png"
             )
         return sources
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._press.__exit__(kind, error, trace)
 
 
 def _kinds(drawing: Drawing) -> tuple[str, ...]:
