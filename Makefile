@@ -67,7 +67,7 @@ bench-link: setup  ## replay a trace under greedy UDP seven times: what the link
 	$(BIN)/python -m tests.bench.fidelity
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json bench-decide.json bench-fidelity.json bench-fidelity.png
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json bench-fidelity.json bench-fidelity.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything is pinned to one version; PIP_ARGS can name an index with another build of torch.
