@@ -8,7 +8,6 @@ from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.dataset import Dataset
@@ -96,11 +95,3 @@ def luminance(red: float, green: float, blue: float) -> float:
         return part / 12.92 if part <= 0.04045 else float(((part + 0.055) / 1.055) ** 2.4)
 
     return 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue)
-
-
-def log_ticks(axes: Axes, which: str, subs: tuple[int, ...] = (1, 2, 5)) -> None:
-    """Plain numbers at 1, 2 and 5 (or other figures) of each decade."""
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=subs, numticks=12))
-    axis.set_major_formatter(mpl.ticker.StrMethodFormatter("{x:g}"))
-    axis.set_minor_locator(mpl.ticker.NullLocator())

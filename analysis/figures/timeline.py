@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.dataset import Dataset, Run
-from analysis.figures.style import GREY, legible, log_ticks, new_figure
+from analysis.figures.marks import mark_log
+from analysis.figures.style import GREY, legible, new_figure
 from analysis.metrics import counted
 from analysis.policies import ordered_policies, ordered_splits, policy_label, split_label
 from analysis.recovery import outages_of
@@ -19,6 +20,7 @@ from analysis.replay import rate_steps
 from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES
 
 _ROW_IN = 1.15
+_MARKS = 4  # of a logarithmic axis of one row
 # No policy has a grey, so rate, throughput and estimate are never taken for one.
 _CARRIED = "#CDD3D8"
 _OUTAGE = "#FFF1DC"
@@ -89,7 +91,7 @@ def _scale(axes: Axes, values: pd.Series) -> None:
     if high > 8 * low:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.9, high * 1.6)
-        log_ticks(axes, "y", subs=(1, 2, 5) if high < 15 * low else (1,))
+        mark_log(axes.yaxis, _MARKS)
     else:
         axes.set_ylim(0, high * 1.2)
 
