@@ -10,6 +10,7 @@ from pyroute2 import IPRoute
 from testbed.errors import TestbedError
 from testbed.link import ingress, offload, qdisc
 from testbed.link.ahead import Ahead
+from testbed.link.neighbours import Neighbours
 from testbed.link.state import State, add_routes, differences, read_link, read_state
 from testbed.link.tree import ROOT_HANDLE, Tree
 
@@ -33,6 +34,7 @@ class ShapedInterface:
         self.takes_seed: bool | None = None
         self._shaped_index = self.index  # the ifb's, at ingress
         self._dropping = False
+        self._neighbours: Neighbours | None = None  # of an interface that goes down
         qdisc.refuse_foreign_root(ipr, tree.interface, self.index)
         ingress.remove(ipr, tree.interface, self.index)
         ingress.refuse_foreign(ipr, tree.interface, self.index)
@@ -91,6 +93,10 @@ class ShapedInterface:
         queued, and what comes, is lost; in ``down`` the interface is down.
         """
         if self.tree.outage == "down":
+            if not self.tree.ingress:  # nobody knows of our ifb
+                if self._neighbours is None:
+                    self._neighbours = Neighbours(self._ipr, self.tree.interface, self.index)
+                self._neighbours.remember()
             return partial(self._ipr.link, "set", index=self._shaped_index, state="down")
         if self.tree.outage == "drop":
             return self._drop
@@ -114,6 +120,8 @@ class ShapedInterface:
             if not self.tree.ingress:  # the kernel forgets them with the link
                 add_routes(self._ipr, self.index, self.before["routes"])
                 offload.turn_off(self.tree.interface, self.before["offloads"])
+            if self._neighbours is not None:
+                self._neighbours.meet()
 
     def counters(self) -> dict[str, int]:
         """The class's counters; raises TestbedError where the class is not what was set."""
@@ -125,6 +133,8 @@ class ShapedInterface:
 
     def restore(self, ipr: IPRoute) -> State | None:
         """As :func:`put_back`, through a fresh socket: a signal may have cut the old one short."""
+        if self._neighbours is not None:
+            self._neighbours.close()
         return put_back(ipr, self.tree.interface, self.index, self.before)
 
 

@@ -172,9 +172,7 @@ def summarised(found: Found, asked: Asked) -> Found:
         if medians[key] < bound if least else medians[key] > bound:
             faults.append(f"{key}: {medians[key]:.4g}, bound {bound:g}")
     for kind, ends in found["outage_ends"].items():
-        # After "down" it is the kernel that asks for its neighbours again, once a second.
-        asks = asked.kind == "namespace" and kind != "down"
-        if asks and abs(ends["worst_ms"]) > STEP_NS / 1e6:
+        if asked.kind == "namespace" and abs(ends["worst_ms"]) > STEP_NS / 1e6:
             faults.append(f"end of an outage ({kind}): {ends['worst_ms']:+.1f} ms, bound one step")
     over_ms = found["rtt_ms"]["added"] - asked.delay_ns / 1e6
     if (

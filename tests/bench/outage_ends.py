@@ -16,7 +16,7 @@ from testbed.traces.trace import SECOND_NS, Schedule
 from tests.bench.greedy import Stream
 
 RATE_BPS, OFFERED = 20_000_000, 1.2
-# Between two outages more than a second: so long a kernel may take to see a neighbour's link again.
+# Between two outages more than a second: so long a kernel may wait until it asks again by ARP.
 COUNT, SHORTEST_NS, LONGER_NS, BETWEEN_NS = 12, 100_000_000, 37_000_000, 1_200_000_000
 LEAD_S, TAIL_S, TIMEOUT_S = 0.3, 1.5, 30.0
 

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 from pyroute2 import IPRoute, netns
 from pyroute2.netlink.rtnl import TC_H_ROOT
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from testbed import framing
 from testbed.errors import UserError
 from testbed.lab.network import in_namespace
 from testbed.link import qdisc
 from testbed.link.host import refuse_management_path
+from testbed.link.neighbours import announcement
 from testbed.link.state import State, differences, read_state
 from testbed.link.tree import CLASS_HANDLE, ROOT_HANDLE, Tree
 
@@ -312,6 +314,38 @@ def test_runs_follow_each_other_and_the_tree_stays(wire: Wire, role: Role) -> No
     role.ask("start", "started", run_id="r", schedules=cut, directions=dropping)
     state = wire.state("router", "to-server")
     assert state["qdiscs"][0]["handle"] == "5d7b:"
+
+
+def test_after_an_outage_neighbours_need_not_ask(wire: Wire, role: Role) -> None:
+    role.shape("to-server")
+    side = {"interface": "to-server", "rate_bps": MBIT, "queue_bytes": QUEUE_BYTES}
+    ms = 1_000_000
+    cut = {"changes": [[0, MBIT]], "duration_ns": 60 * ms, "end": "stop"}
+    cut["outages"] = [[10 * ms, 20 * ms]]
+    mine = {"dst": "10.77.1.9", "lladdr": "02:00:00:00:00:09", "state": NUD_PERMANENT}
+    with ExitStack() as stack:
+        ipr = stack.enter_context(IPRoute(netns=wire.names["router"], flags=0))
+        (index,) = ipr.link_lookup(ifname="to-server")
+        hardware = bytes.fromhex(ipr.get_links(index)[0].get_attr("IFLA_ADDRESS").replace(":", ""))
+        ipr.neigh("add", ifindex=index, **mine)
+        stack.callback(lambda: ipr.neigh("del", ifindex=index, **mine))
+        arp = in_namespace(
+            wire.names["server"],
+            lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806)),
+        )
+        stack.callback(arp.close)
+        arp.settimeout(5)
+        down = {"uplink": {**side, "outage": "down"}}
+        role.ask("start", "started", run_id="r", schedules={"uplink": cut}, directions=down)
+        role.ask("go", "went")
+        while arp.recv(2048)[:42] != announcement(hardware, "10.77.1.1"):
+            pass  # what others ask meanwhile
+        assert role.ask("stop", "done")["changes"] == 3
+        known = {
+            entry.get_attr("NDA_DST"): (entry.get_attr("NDA_LLADDR"), entry["state"])
+            for entry in ipr.get_neighbours(family=socket.AF_INET, ifindex=index)
+        }
+        assert known[mine["dst"]] == (mine["lladdr"], NUD_PERMANENT)
 
 
 def test_restore_leaves_what_was_there_before(wire: Wire, role: Role) -> None:
