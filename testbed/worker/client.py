@@ -157,7 +157,7 @@ class Connection:
                 self.be_patient(patience_ns)
         return Reply(
             ServerTimes.unpack(frame.payload),
-            frame.payload[REPLY_BYTES:],
+            frame.payload[:-REPLY_BYTES],
             sent_ns - begun_ns,
             frame.arrived_ns,
             HEADER_BYTES + len(payload),

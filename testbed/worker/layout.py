@@ -185,7 +185,7 @@ class Allowed:
 
 
 def reply_header(payload_bytes: int) -> Header:
-    """The description of a reply's frame: the server's times, then float32 logits."""
+    """The description of a reply's frame: float32 logits, then the server's times."""
     return Header(Kind.REPLY, 0, Dtype.FLOAT32, 0, (), payload_bytes)
 
 
@@ -204,12 +204,12 @@ class ServerTimes(NamedTuple):
     digest: bytes
 
     def pack(self) -> bytes:
-        """The fixed struct that begins every reply; an absent span is 0."""
+        """The fixed struct that ends every reply; an absent span is 0."""
         span = (self.span_bytes or 0, self.span_ns or 0)
         return _REPLY.pack(self.wait_ns, self.decode_ns, self.tail_ns, *span, self.digest)
 
     @classmethod
     def unpack(cls, payload: memoryview) -> ServerTimes:
-        """The struct at the start of a reply's payload."""
-        wait, decode, tail, span_bytes, span_ns, digest = _REPLY.unpack_from(payload)
+        """The struct at the end of a reply's payload."""
+        wait, decode, tail, span_bytes, span_ns, digest = _REPLY.unpack_from(payload, -REPLY_BYTES)
         return cls(wait, decode, tail, span_bytes or None, span_ns or None, digest)

@@ -249,7 +249,7 @@ class _Conversation:
         times = ServerTimes(wait_ns, decode_ns, tail_ns, frame.span_bytes, frame.span_ns, digest)
         meta = times.pack()
         header = seal(self._descriptions[len(logits)], frame.query)
-        send(self._socket, header, meta, logits, timeout_ns=_FRAME_TIMEOUT_NS)
+        send(self._socket, header, logits, meta, timeout_ns=_FRAME_TIMEOUT_NS)
         self._service.queries += 1
         if frame.query >= FIRST_LOAD_QUERY:
             return

@@ -3,7 +3,9 @@
 Little-endian header of :data:`HEADER_BYTES` bytes: magic (4), version, kind, flags, dtype (1
 each), split id (2, the position in the split table), number of dimensions (2), six dimensions (4
 each), payload length (8), padding (8); query id (8), CRC-32 of all before it (4). It is 64 bytes
-long so that a payload received behind it in one buffer lies as torch aligns its own. No pickle: a
+long so that a payload received behind it in one buffer lies as torch aligns its own; a reply's
+tensor is next to it for another reason, too: a copy into the socket whose target lies a few bytes
+above its source modulo a page may take twice as long (AMD's Zen 3, glibc bug 30994). No pickle: a
 frame is numbers and bytes, and every length is checked before anything is received into memory.
 
 All before the query id is the frame's *description*, the same for every query of a candidate:
@@ -21,7 +23,7 @@ from typing import NamedTuple
 from testbed.errors import TestbedError
 
 MAGIC = b"SPLT"
-VERSION = 1
+VERSION = 2
 MAX_DIMS = 6
 VERIFY = 1  # flag of a query: the reply carries the SHA-256 of the payload received
 ZSTD, LZ4 = 2, 4  # flags of a query: how its payload is compressed

@@ -83,7 +83,7 @@ def serve_ours(size_bytes: int, announce: Callable[[int], None]) -> None:
             return
         meta = ServerTimes(0, 0, 0, frame.span_bytes, frame.span_ns, bytes(32)).pack()
         header = seal(description, frame.query)
-        send(sock, header, meta, frame.payload, timeout_ns=TIMEOUT_NS)
+        send(sock, header, frame.payload, meta, timeout_ns=TIMEOUT_NS)
 
 
 def receive_bare(sock: socket.socket, view: memoryview) -> bool:
