@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from analysis.documents import Document, read_optional
-from analysis.streams import parse_stream, schema
-from testbed.errors import UserError
+from analysis.record_faults import RECORDS, record_faults
+from analysis.streams import parse_stream
+from testbed.errors import NewerRelease, UserError
 from testbed.records import MANIFEST, STREAMS, belongs_to_records, read_json, sha256_file
 
 _READERS = 4
+_PLAN, _CAMPAIGN = "plan.json", "campaign.json"
 
 # Without them nobody knows what was asked for, or that link and splits did what they should.
 PROOFS = (
-    *(MANIFEST, "campaign.json", "experiment.resolved.json"),
+    *(MANIFEST, _CAMPAIGN, "experiment.resolved.json"),
     *("verify.json", "link_verification.json"),
 )
-_RECORDS = {
-    "queries": schema(text="run_id device kind status", whole="query t_due_ns t_start_ns e2e_ns"),
-    "link": schema(text="direction", whole="t_planned_ns t_applied_ns t_ns"),
-    "load": schema(whole="t_ns"),
-    "server": schema(text="event", whole="t_ns"),
-}
 
 
 @dataclass
@@ -48,22 +40,23 @@ class Audit:
 def audit(folder: Path) -> Audit:
     """Check a campaign's folder, or one run's; reads every record, writes nothing.
 
-    Raises UserError for a folder that is neither, and for records of a newer release.
+    What is broken is a fault, and the rest is checked all the same. Raises UserError for a folder
+    that is neither, and for a document of a newer release.
     """
     found = Audit(str(folder))
-    if (folder / "plan.json").is_file():
-        return _audit_run(folder, folder.name, str(folder))
-    if not (folder / "campaign.json").is_file():
+    if (folder / _PLAN).is_file():
+        return _audit_run(folder, folder.name)
+    if not (folder / _CAMPAIGN).is_file():
         raise UserError(
             f"{folder}: expected a campaign folder (campaign.json) or a run folder (plan.json), "
             "found neither; give the folder that the run printed"
         )
-    runs = [path.parent for path in sorted(folder.rglob("plan.json"))]
-    _audit_campaign(folder, runs, found)
+    files = _files(folder)
+    names = [os.path.dirname(name) for name in files if name.endswith(f"/{_PLAN}")]
+    _audit_campaign(folder, files, names, found)
     # Hashing and parsing leave the interpreter free, so runs are read beside each other.
     with ThreadPoolExecutor(_READERS) as pool:
-        names = [str(run.relative_to(folder)) for run in runs]
-        for part in pool.map(_audit_run, runs, names, names):
+        for part in pool.map(_audit_run, [folder / name for name in names], names):
             found.runs += part.runs
             found.records += part.records
             found.bytes += part.bytes
@@ -72,33 +65,45 @@ def audit(folder: Path) -> Audit:
     return found
 
 
-def _audit_campaign(folder: Path, runs: list[Path], found: Audit) -> None:
-    campaign = read_json(folder / "campaign.json", "state", "runs")
-    if campaign["state"] != "complete":
-        found.notes.append(f"campaign.json: the campaign is {campaign['state']}")
-    begun = {run.name for run in runs if run.parent == folder}
-    for run in campaign["runs"]:
-        if run["state"] is not None and run["run_id"] not in begun:
-            found.faults.append(f"{run['run_id']}: campaign.json says {run['state']}, no folder")
-        elif run["state"] != "complete":
-            found.notes.append(f"{run['run_id']}: {run['state'] or 'not begun'}")
-    if not (folder / MANIFEST).is_file():
+def _audit_campaign(folder: Path, files: list[str], runs: list[str], found: Audit) -> None:
+    campaign = _document(folder, _CAMPAIGN, _CAMPAIGN, found, "state", "runs")
+    if campaign and campaign["state"] != "complete":
+        found.notes.append(f"{_CAMPAIGN}: the campaign is {campaign['state']}")
+    _check_states(campaign.get("runs", []), set(runs), found)
+    if MANIFEST not in files:
         found.faults.append(
             f"{MANIFEST} is missing: the campaign is running or was killed, or the file was taken "
             "away, and nothing vouches for the campaign's own files; "
             "go on with: testbed run --resume FOLDER"
         )
         return
-    checksums = read_json(folder / MANIFEST, "checksums")["checksums"]
-    vouched = {Path(name) for name in (*checksums, MANIFEST)}
+    manifest = _document(folder, MANIFEST, MANIFEST, found, "checksums")
+    if not manifest:
+        return
+    checksums = _told(manifest, "checksums", MANIFEST, found)
     for name, digest in checksums.items():
         _check(folder / name, name, digest, found)
-    covered = {Path(name).parent for name in checksums if name.endswith(f"/{MANIFEST}")}
-    for path in _files(folder):
-        name = path.relative_to(folder)
-        inside = any(parent in covered for parent in name.parents)
-        if name not in vouched and not inside and belongs_to_records(name):
+    covered = {os.path.dirname(name) for name in checksums if name.endswith(f"/{MANIFEST}")}
+    for name in files:
+        path = PurePath(name)
+        inside = any(str(parent) in covered for parent in path.parents)
+        if not inside and name not in checksums and name != MANIFEST and belongs_to_records(path):
             found.faults.append(f"{name}: not written by the campaign")
+
+
+def _check_states(told: Any, begun: set[str], found: Audit) -> None:
+    """Hold what ``campaign.json`` says of each run against the folders that are there."""
+    runs = told if isinstance(told, list) else [told]
+    for run in runs:
+        try:
+            run_id, state = str(run["run_id"]), run["state"]
+        except (KeyError, TypeError):
+            found.faults.append(f"{_CAMPAIGN}: runs: expected run_id and state of each, got {run}")
+            continue
+        if state is not None and run_id not in begun:
+            found.faults.append(f"{run_id}: {_CAMPAIGN} says {state}, no folder")
+        elif state != "complete":
+            found.notes.append(f"{run_id}: {state or 'not begun'}")
 
 
 def proof_faults(folder: Path) -> list[str]:
@@ -112,100 +117,94 @@ def proof_faults(folder: Path) -> list[str]:
     return found.faults
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())
+def _files(folder: Path) -> list[str]:
+    """The names of all files below a folder, relative to it, in order."""
+    names: list[str] = []
+    for base, _, inside in os.walk(folder):
+        below = os.path.relpath(base, folder)
+        names += inside if below == "." else [f"{below}/{name}" for name in inside]
+    return sorted(names)
+
+
+def _document(folder: Path, file: str, name: str, found: Audit, *needs: str) -> Document:
+    """A document; empty, with a fault, where it is none. Raises NewerRelease."""
+    path = folder / file
+    try:
+        return read_json(path, *needs, remedy="restore it from where it was measured")
+    except NewerRelease:
+        raise
+    except UserError as error:
+        found.faults.append(f"{name}{str(error).removeprefix(str(path))}")
+        return {}
+
+
+def _told(manifest: Document, key: str, name: str, found: Audit) -> Document:
+    """What a manifest tells by file or stream; empty, with a fault, where it is no object."""
+    told = manifest.get(key, {})
+    if isinstance(told, dict):
+        return told
+    found.faults.append(f"{name}: {key}: expected an object, got a {type(told).__name__}")
+    return {}
 
 
 def _check(path: Path, name: str, digest: str, found: Audit) -> None:
-    if not path.is_file():
-        found.faults.append(f"{name}: missing")
-    elif sha256_file(path) != digest:
-        found.faults.append(f"{name}: changed since it was written")
-    if path.is_file():
+    try:
+        if sha256_file(path) != digest:
+            found.faults.append(f"{name}: changed since it was written")
         found.bytes += path.stat().st_size
+    except FileNotFoundError:
+        found.faults.append(f"{name}: missing")
+    except OSError as error:
+        found.faults.append(f"{name}: cannot be read: {error.strerror}")
 
 
-def _audit_run(folder: Path, name: str, told: str) -> Audit:
-    found = Audit(told, runs=1)
-    read_json(folder / "plan.json")
+def _audit_run(folder: Path, name: str) -> Audit:
+    found = Audit(str(folder), runs=1)
+    files = _files(folder)
     manifest: Document = {}
-    if (folder / MANIFEST).is_file():
-        manifest = read_json(folder / MANIFEST, "checksums", "counts")
+    if MANIFEST in files:
+        needs = ("checksums", "counts")
+        manifest = _document(folder, MANIFEST, f"{name}/{MANIFEST}", found, *needs)
     else:
         found.notes.append(f"{name}: no manifest, so it was cut short")
-    checksums: dict[str, str] = manifest.get("checksums", {})
+    checksums = _told(manifest, "checksums", f"{name}/{MANIFEST}", found)
+    counts = _told(manifest, "counts", f"{name}/{MANIFEST}", found)
     streams = {f"{stream}.jsonl": stream for stream in STREAMS}
     for file, digest in checksums.items():
-        if file not in streams:
+        if file not in files or file not in streams:
             _check(folder / file, f"{name}/{file}", digest, found)
-        elif not (folder / file).is_file():
-            found.faults.append(f"{name}/{file}: missing")
-    if manifest:
-        extra = {str(p.relative_to(folder)) for p in _files(folder)} - {*checksums, MANIFEST}
-        found.faults += [f"{name}/{file}: not written by the run" for file in sorted(extra)]
-    for path in _files(folder):
-        if path.suffix == ".json":
-            read_json(path)
-    for file, stream in streams.items():
-        if (folder / file).is_file():
-            _audit_stream(folder / file, f"{name}/{file}", stream, manifest, found)
+    for file in files:
+        if manifest and file not in checksums and file != MANIFEST:
+            found.faults.append(f"{name}/{file}: not written by the run")
+        if file.endswith(".json") and file != MANIFEST:
+            _document(folder, file, f"{name}/{file}", found)
+        elif file in streams:
+            told = (checksums.get(file), counts.get(streams[file]))
+            _audit_stream(folder / file, f"{name}/{file}", manifest, told, found)
     return found
 
 
-def _audit_stream(path: Path, name: str, stream: str, manifest: Document, found: Audit) -> None:
-    lines = path.read_bytes()
+def _audit_stream(
+    path: Path, name: str, manifest: Document, told: tuple[Any, Any], found: Audit
+) -> None:
+    """Check one stream; ``told`` are its checksum and count by the manifest, None where not."""
+    digest, count = told
+    try:
+        lines = path.read_bytes()
+    except OSError as error:
+        found.faults.append(f"{name}: cannot be read: {error.strerror}")
+        return
     found.bytes += len(lines)
-    wanted = manifest.get("checksums", {}).get(path.name)
-    if wanted is not None and hashlib.sha256(lines).hexdigest() != wanted:
+    if digest is not None and hashlib.sha256(lines).hexdigest() != digest:
         found.faults.append(f"{name}: changed since it was written")
     try:
-        table, lost = parse_stream(path, lines, _RECORDS[stream])
+        table, lost = parse_stream(Path(name), lines, RECORDS[path.stem])
     except UserError as error:
         found.faults.append(str(error))
         return
     found.records += len(table)
     if lost:
         (found.faults if manifest else found.notes).append(f"{name}: the last line is cut")
-    told = manifest.get("counts", {}).get(stream)
-    if told is not None and told != len(table):
-        found.faults.append(f"{name}: {told} records by the manifest, {len(table)} in the file")
-    checks = _query_faults(table, manifest) if stream == "queries" else _time_faults(stream, table)
-    found.faults += [f"{name}: {fault}" for fault in checks]
-
-
-def _query_faults(table: pa.Table, manifest: Document) -> Iterator[str]:
-    for column in _RECORDS["queries"].names:
-        if table[column].null_count:
-            yield f"{table[column].null_count} records without {column}"
-            return
-    measured = table.filter(pc.equal(table["kind"], "measured"))
-    devices = pc.unique(table["device"]).to_pylist()
-    for device in devices:
-        where = f"{device}: " if len(devices) > 1 else ""
-        numbers = np.sort(table.filter(pc.equal(table["device"], device))["query"].to_numpy())
-        if not np.array_equal(numbers, np.arange(len(numbers))):
-            yield f"{where}queries are missing or double: expected each number once from 0 on"
-        own = measured.filter(pc.equal(measured["device"], device))
-        order = np.argsort(own["query"].to_numpy())
-        if (np.diff(own["t_due_ns"].to_numpy()[order]) < 0).any():
-            yield f"{where}t_due_ns goes back in time"
-    told = [done["queries"] for role, done in manifest.items() if _is_device(role, done)]
-    if told and sum(told) != len(measured):
-        yield f"{sum(told)} queries were due, {len(measured)} are recorded"
-    if (measured["e2e_ns"].to_numpy() < 0).any():
-        yield "e2e_ns: negative durations"
-
-
-def _is_device(role: str, done: Any) -> bool:
-    return (role == "device" or role.startswith("device-")) and "queries" in done
-
-
-def _time_faults(stream: str, table: pa.Table) -> Iterator[str]:
-    if stream != "link":
-        groups = [("t_ns", table)]
-    else:
-        sides = [table.filter(pc.equal(table["direction"], s)) for s in ("uplink", "downlink")]
-        groups = [(column, side) for side in sides for column in ("t_planned_ns", "t_applied_ns")]
-    for column, rows in groups:
-        if (np.diff(rows[column].drop_null().to_numpy()) < 0).any():
-            yield f"{column} goes back in time"
+    if count is not None and count != len(table):
+        found.faults.append(f"{name}: {count} records by the manifest, {len(table)} in the file")
+    found.faults += [f"{name}: {fault}" for fault in record_faults(path.stem, table, manifest)]

@@ -23,6 +23,10 @@ class UserError(TestbedError):
     exit_code = 2
 
 
+class NewerRelease(UserError):
+    """A file of a release that this one does not know, and so cannot judge."""
+
+
 class HostError(TestbedError):
     """One host did not do what it was asked; the message begins with the host's name."""
 

@@ -8,7 +8,7 @@ import os
 from pathlib import Path, PurePath
 from typing import Any
 
-from testbed.errors import TestbedError, UserError
+from testbed.errors import NewerRelease, TestbedError, UserError
 
 SCHEMA_VERSION = 1
 
@@ -60,7 +60,7 @@ def read_json(
     """A document as :func:`write_json` writes it, with the keys that it ``needs``.
 
     Raises UserError, in one line with the ``remedy``, where it is missing, cut short, no such
-    document, or of a newer release.
+    document, and NewerRelease where a newer release wrote it.
     """
     try:
         document = json.loads(path.read_bytes())
@@ -75,7 +75,8 @@ def read_json(
         raise UserError(f"{path}: expected a JSON object, got a {kind}; {remedy}")
     version = document.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= SCHEMA_VERSION:
-        raise UserError(
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        raise (NewerRelease if newer else UserError)(
             f"{path}: schema_version: this release reads up to {SCHEMA_VERSION}, got {version!r}; "
             f"use the testbed release that wrote it or a newer one, or {remedy}"
         )

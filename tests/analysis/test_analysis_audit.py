@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,34 @@ def add_file(campaign: Path) -> None:
     (campaign / "notes.txt").write_text("x")
 
 
+def break_manifest(campaign: Path) -> None:
+    path = run_of(campaign, "local") / "manifest.json"
+    path.write_text(path.read_text()[:-20])
+
+
+def break_plan(campaign: Path) -> None:
+    (run_of(campaign, "local") / "plan.json").write_text("[]")
+
+
+def break_campaign(campaign: Path) -> None:
+    (campaign / "campaign.json").write_text("{")
+
+
+def break_campaign_manifest(campaign: Path) -> None:
+    (campaign / "manifest.json").write_text("\0")
+
+
+def take_schema(campaign: Path) -> None:
+    path = run_of(campaign, "local") / "clock.json"
+    path.write_text(path.read_text().replace("schema_version", "version"))
+
+
+def link_nowhere(campaign: Path) -> None:
+    path = run_of(campaign, "local") / "queries.jsonl"
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
 def take_run(campaign: Path) -> None:
     run = run_of(campaign, "local")
     for file in run.iterdir():
@@ -113,11 +142,44 @@ def test_the_report_is_derived_and_no_part_of_what_is_vouched_for(campaign: Path
         (add_file, "notes.txt: not written by the campaign"),
         (take_run, "campaign.json says complete, no folder"),
         (take_manifest, "manifest.json is missing"),
+        (break_manifest, ".local.t0.abc123/manifest.json: expected a JSON document"),
+        (break_plan, ".local.t0.abc123/plan.json: expected a JSON object, got a list"),
+        (break_campaign, "campaign.json: expected a JSON document"),
+        (break_campaign_manifest, "manifest.json: expected a JSON document"),
+        (take_schema, "clock.json: schema_version: this release reads up to 1, got None"),
+        (link_nowhere, "queries.jsonl: cannot be read: No such file or directory"),
     ],
 )
 def test_an_edit_is_found_out(campaign: Path, edit: Callable[[Path], None], told: str) -> None:
     edit(campaign)
     assert told in "\n".join(audit(campaign).faults)
+
+
+def test_what_is_broken_hides_nothing_of_what_is_wrong_elsewhere(campaign: Path) -> None:
+    break_campaign(campaign)
+    break_manifest(campaign)
+    add_run_file(campaign)
+    drop_line_and_sign(campaign)
+    found = audit(campaign)
+    told = "\n".join(found.faults)
+    assert found.runs == 2
+    assert "campaign.json: expected a JSON document" in told
+    assert "local.t0.abc123/manifest.json: expected a JSON document" in told
+    assert "offload.t0.abc123/queries.jsonl: queries are missing or double" in told
+
+
+WRONG: tuple[Any, ...] = (None, 7, "x", [], [7], {}, {"x": 7})
+
+
+@pytest.mark.parametrize("file", ["campaign.json", "manifest.json", "run/manifest.json"])
+def test_no_value_of_another_type_stops_the_audit(campaign: Path, file: str) -> None:
+    run = run_of(campaign, "offload")
+    path = run / "manifest.json" if file.startswith("run/") else campaign / file
+    document = json.loads(path.read_text())
+    for key in document.keys() - {"schema_version", "state"}:
+        for wrong in WRONG:
+            path.write_text(json.dumps({**document, key: wrong}))
+            assert audit(campaign).faults, (key, wrong)
 
 
 def test_an_empty_folder_and_a_newer_schema_are_the_callers_mistake(
