@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import metrics, trust
-from analysis.answer import answer, condition_name, gain_over_best, headline
+from analysis.answer import answer, condition_name, headline, over_best
 from analysis.bins import Binned, bin_tables
 from analysis.campaign_tables import campaign_tables
 from analysis.condition_tables import condition_tables
@@ -67,10 +67,10 @@ def _write(data: Dataset, folder: Path, gallery: Gallery) -> Path:
     tables += campaign_tables(data, queries, binned)
     tables += environment_tables(data.recorded, [run.folder.name for run in data.runs])
     transfers = stacked("transfers", sections)
-    gains = [gain_over_best(part) for part in rows.values()]
+    best = [found for part in rows.values() if (found := over_best(part))]
     summary = summarise(data, sections, tables)
     summary["matrix"] = plain_rows(matrix(data, costs))
-    summary["answer"] = headline([s.answer for s in sections], gains)
+    summary["answer"] = headline([s.answer for s in sections], best)
     summary |= told_doubts(trust.doubts(data, queries, transfers))
     for name, told in summary["tables"].items():
         pd.DataFrame(told).to_csv(folder / "tables" / f"{name}.csv", index=False)

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import bootstrap as scipy_bootstrap
 
 from analysis.bins import Binned, common
-from analysis.bootstrap import FEWEST, LEVEL, RESAMPLES, Floats, interval, resampled_sums
+from analysis.bootstrap import FEWEST, LEVEL, RESAMPLES, Floats, Interval, interval, resampled_sums
 from analysis.metrics import spread
 from analysis.policies import DYNAMIC
 
@@ -87,16 +87,27 @@ def overall(queries: pd.DataFrame) -> pd.DataFrame:
         logs = np.log((means[DYNAMIC] / means[over]).dropna().to_numpy())
         if len(logs) < _FEWEST_CELLS:
             continue
-        row = {"over": over, "cells": len(logs), "gain": 1 - float(np.exp(logs.mean()))}
-        low = high = float(logs.mean())
-        if np.ptp(logs) > 0:
-            found = scipy_bootstrap(
-                (logs,),
-                np.mean,
-                confidence_level=LEVEL,
-                n_resamples=RESAMPLES,
-                rng=np.random.default_rng(_SEED),
-            ).confidence_interval
-            low, high = float(found.low), float(found.high)
-        rows.append({**row, "gain_low": 1 - np.exp(high), "gain_high": 1 - np.exp(low)})
+        gain = gain_over_cells(logs)
+        rows.append({"over": over, "cells": len(logs), **spread("gain", gain)})
     return pd.DataFrame(rows)
+
+
+def gain_over_cells(logs: Floats) -> Interval:
+    """``1 −`` geometric mean of ratios, given as logarithms, one a condition and trial.
+
+    The interval (BCa) redraws those cells; it is unknown where they are few.
+    """
+    mean = float(logs.mean()) if len(logs) else float("nan")
+    if len(logs) < _FEWEST_CELLS:
+        return Interval.unknown(1 - float(np.exp(mean)))
+    low = high = mean
+    if np.ptp(logs) > 0:
+        found = scipy_bootstrap(
+            (logs,),
+            np.mean,
+            confidence_level=LEVEL,
+            n_resamples=RESAMPLES,
+            rng=np.random.default_rng(_SEED),
+        ).confidence_interval
+        low, high = float(found.low), float(found.high)
+    return Interval(*(1 - float(np.exp(end)) for end in (mean, high, low)))

@@ -11,7 +11,7 @@ import pytest
 
 from analysis import bins, metrics
 from analysis.accounting import accountings
-from analysis.answer import against, answer, headline
+from analysis.answer import OverBest, against, answer, headline, over_best
 from analysis.bootstrap import Interval
 from analysis.dataset import load_dataset
 from analysis.replay import RateSteps, rate_steps, transfer_ns, with_floor
@@ -184,29 +184,65 @@ def test_answer_says_better_worse_and_undecided(make_campaign: Maker) -> None:
     [
         (
             Interval(0.12, -0.1, 0.34),
-            "no difference shown from offload: 12 % less "
+            "no difference shown from offload (9 ms): 12 % less "
             "(95 % interval from 10 % more to 34 % less, n = 97 and 102)",
         ),
-        (Interval(0.12, 0.08, 0.34), "12 % less than offload (95 % interval 8.0 % to 34 % less, "),
-        (Interval(-0.2, -0.3, -0.1), "20 % more than offload (95 % interval 10 % to 30 % more, "),
-        (Interval.unknown(-0.2), "20 % more than offload, too few to tell from chance (n = 97 "),
+        (
+            Interval(0.12, 0.08, 0.34),
+            "12 % less than offload (9 ms; 95 % interval 8.0 % to 34 % less, ",
+        ),
+        (
+            Interval(-0.2, -0.3, -0.1),
+            "20 % more than offload (9 ms; 95 % interval 10 % to 30 % more, ",
+        ),
+        (
+            Interval.unknown(-0.2),
+            "20 % more than offload (9 ms), too few to tell from chance (n = 97 ",
+        ),
     ],
 )
 def test_a_gain_is_told_in_words_without_a_sign(gain: Interval, words: str) -> None:
-    assert against("offload", gain, "97 and 102").replace("\u00a0", " ").startswith(words)
+    assert against("offload", "9 ms", gain, "97 and 102").replace("\u00a0", " ").startswith(words)
 
 
-def test_headline_needs_no_sign() -> None:
-    def told(*gains: float) -> str:
-        return headline(["one", "two", "three"], list(gains)).replace("\u00a0", " ")
+def told_over(*conditions: tuple[float, ...]) -> str:
+    """The headline over conditions, each given by dynamic's gain in every trial."""
+    best = [OverBest(float(np.mean(g)), 1 - np.array(g)) for g in conditions]
+    return headline(["one", "two", "three"][: max(2, len(best))], best).replace("\u00a0", " ")
 
-    assert "in 2 of 3 conditions; over all of them, from 10 % more to 34 % less." in told(
-        0.2, -0.1, 0.34
+
+def test_headline_needs_no_sign_and_ranges_over_the_conditions() -> None:
+    mixed = told_over((0.2, 0.2), (-0.1, -0.1), (0.34, 0.34))
+    assert "It took less in 2 of 3; by condition, from 10 % more to 34 % less." in mixed
+    assert "in 2 of 2; by condition, 2.0 % to 34 % less." in told_over((0.34,), (0.02,))
+    assert "in 0 of 2; by condition, 10 % to 34 % more." in told_over((-0.34,), (-0.1,))
+    assert told_over() == "2 conditions were measured; each has its answer below."
+
+
+def test_headline_has_an_interval_over_condition_and_trial() -> None:
+    less = told_over((0.2, 0.22), (0.25, 0.21))
+    assert re.search(r"of each: 22 % less time \(95 % interval 2\d % to 2\d % less, n = 4 ", less)
+    more = told_over((-0.2, -0.22), (-0.25, -0.21))
+    assert re.search(r"of each: 22 % more time \(95 % interval 2\d % to 2\d % more, n = 4 ", more)
+    assert re.search(
+        r"no difference shown, 3.1 % less time \(95 % interval from 1\d % more to 2\d % less",
+        told_over((0.2, -0.2), (0.2, -0.15)),
     )
-    assert "in 3 of 3 conditions; over all of them, 2.0 % to 34 % less." in told(0.34, 0.02, 0.1)
-    assert "in 0 of 2 conditions; over all of them, 10 % to 34 % more." in told(
-        -0.34, float("nan"), -0.1
-    )
+    assert "20 % less time, too few to tell from chance (n = 2 pairs " in told_over((0.2,), (0.2,))
+    assert "no trial has both" in headline(["a", "b"], [OverBest(0.1, np.empty(0))])
+
+
+def test_dynamic_and_the_best_static_are_paired_by_trial(make_campaign: Maker) -> None:
+    fixed = {"dynamic": 80.0, "offload": 100.0, "local": 160.0}
+    made = make_campaign(policies=tuple(fixed), fixed_ms=fixed, duration_s=2, trials=3)
+    queries = with_floor(load_dataset(made)).astype({"status": str})
+    late = (queries["policy"] == "dynamic") & (queries["trial"] == 2)
+    queries.loc[late, "status"] = "failed"
+    found = over_best(queries)
+    assert found is not None
+    assert found.gain == pytest.approx(0.2)
+    assert found.ratios.tolist() == pytest.approx([0.8, 0.8])
+    assert over_best(queries[queries["policy"] != "dynamic"]) is None
 
 
 def test_failed_queries_are_counted_and_kept_out_of_the_latencies(golden: Path) -> None:

@@ -161,7 +161,8 @@ def test_many_conditions_each_have_their_answer(make_campaign: Maker) -> None:
     )
     summary = _summary(write_report(root))
     assert set(summary["answers"]) == {"slow.none", "fast.none"}
-    assert "of 2 conditions" in summary["answer"]
+    assert "Over 2 conditions" in summary["answer"]
+    assert "n = 4 pairs by condition and trial" in summary["answer"]
     assert len(summary["tables"]["latency"]) == 4
     assert (root / "report" / "figures" / "timeline.fast.none.pdf").is_file()
 
