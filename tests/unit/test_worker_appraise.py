@@ -8,12 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from testbed.lab.cgroup import quota
 from testbed.model.archive import save_archive
 from testbed.model.engine import Engine
 from testbed.model.export import export_program
 from testbed.model.splits import split_table
+from testbed.worker import appraise as appraise_module
 from testbed.worker.appraise import appraise, picture_like
 from testbed.worker.codecs import jpeg_encode
+from testbed.worker.encoding import Decoder, Encoder
 
 
 class Block(nn.Module):
@@ -75,6 +78,20 @@ def test_every_encoding_at_every_candidate(engine: Engine) -> None:
         assert coarse["max_abs"] < 0.05
     plain = found(engine, agreement=False)
     assert set(plain["int8"][inner[0]]) == {"encode_ns", "decode_ns", "bytes"}
+
+
+def test_each_encoding_is_timed_after_a_wait_as_in_a_run(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    did: list[str] = []
+    encode, decode = Encoder.encode, Decoder.decode
+    monkeypatch.setattr(appraise_module, "sleep", lambda seconds: did.append(f"wait {seconds}"))
+    monkeypatch.setattr(Encoder, "encode", lambda *a: (did.append("encode"), encode(*a))[1])
+    monkeypatch.setattr(Decoder, "decode", lambda *a: (did.append("decode"), decode(*a))[1])
+    appraise(engine, inputs=["jpeg:50"], features=[], repeats=2, seed=1, agreement=False)
+    assert did == ["wait 0.02", "encode", "wait 0.02", "decode"] * 2
+    longest_us = max(quota(share / 100)[0] for share in range(5, 100))
+    assert longest_us <= 0.02e6
 
 
 def test_labelled_images_tell_the_accuracy_of_each_encoding(engine: Engine) -> None:
