@@ -69,7 +69,7 @@ class _Slot:
     def __init__(self, buffer: memoryview, part: Part, dtype: Dtype) -> None:
         self.target = tensor_view(buffer, dtype, part.shape, part.at)
         self.scales: Tensor | None = None
-        self.by_channel = dtype == Dtype.INT8_CHANNEL
+        self.by_channel = part.scales > 1
         if part.scales:
             shape = (2, part.scales)
             self.scales = tensor_view(buffer, Dtype.FLOAT32, shape, part.scales_at)
@@ -161,7 +161,7 @@ def _restored(raw: memoryview, part: Part, dtype: Dtype, pixels: bool) -> Tensor
     view = tensor_view(raw, dtype, part.shape, part.at)
     if part.scales:
         scales = tensor_view(raw, Dtype.FLOAT32, (2, part.scales), part.scales_at)
-        scale, offset = _broadcast(scales, view.dim(), dtype == Dtype.INT8_CHANNEL)
+        scale, offset = _broadcast(scales, view.dim(), part.scales > 1)
         return view.to(torch.float32).mul_(scale).add_(offset)
     return view.to(torch.uint8 if pixels else torch.float32)
 

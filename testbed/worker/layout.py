@@ -63,7 +63,8 @@ class Layout:
         """Where each tensor lies in the raw payload."""
         found, end = [], 0
         for shape in self.shapes:
-            scales = {"int8": 1, "int8-channel": shape[1]}.get(self.code.element, 0)
+            channels = shape[1] if len(shape) > 1 else 1
+            scales = {"int8": 1, "int8-channel": channels}.get(self.code.element, 0)
             start = _aligned(end)
             at = _aligned(start + scales * 2 * FLOAT32_BYTES)
             found.append(Part(shape, start, scales, at))

@@ -85,6 +85,15 @@ def test_several_tensors_cross_in_order(name: str) -> None:
         assert ours.data_ptr() % 64 == 0
 
 
+@pytest.mark.parametrize("name", FEATURES)
+def test_one_number_for_each_image_crosses_too(name: str) -> None:
+    code = parse_features(name)
+    sent = torch.tensor([1.5, -2.0])
+    got = there_and_back(Layout("2", 2, code, ((2,),)), sent)
+    assert got.shape == (2,)
+    assert (got - sent).abs().max() < 0.01
+
+
 @pytest.mark.parametrize("name", ["int8", "int8-channel"])
 @pytest.mark.parametrize("value", [0.0, -3.5, 1e30])
 def test_a_constant_tensor_is_exact(name: str, value: float) -> None:
