@@ -51,20 +51,20 @@ _FRESH = frozenset(
 class Crossed:
     """How one tensor that crosses is sent, contiguous, and how it lies in the graph.
 
-    ``order`` are its dimensions by stride, the widest first, or None where they are in order.
+    ``strides`` are those of the graph's value, or None where they are a contiguous tensor's, or
+    where elements share memory.
     """
 
     sent: tuple[int, ...]
     shape: tuple[int, ...]
-    order: tuple[int, ...] | None
+    strides: tuple[int, ...] | None
 
     @classmethod
     def of(cls, node: fx.Node, sent: tuple[int, ...]) -> Crossed:
         """Read off the value that a graph node makes."""
         value = node.meta["val"]
-        order = tuple(sorted(range(value.dim()), key=lambda dim: -value.stride()[dim]))
-        ordered = order == tuple(range(value.dim()))
-        return cls(sent, tuple(value.shape), None if ordered else order)
+        plain = value.is_contiguous() or _overlaps(value)
+        return cls(sent, tuple(value.shape), None if plain else value.stride())
 
     def outgoing(self, tensor: Tensor) -> Tensor:
         """The graph's value in the shape that is sent."""
@@ -77,10 +77,23 @@ class Crossed:
         would fail in the last bits.
         """
         tensor = tensor.view(self.shape)
-        if self.order is None:
+        if self.strides is None:
             return tensor
-        back = sorted(range(len(self.order)), key=self.order.__getitem__)
-        return tensor.permute(self.order).contiguous().permute(back)
+        made = torch.empty_strided(
+            self.shape, self.strides, dtype=tensor.dtype, device=tensor.device
+        )
+        return made.copy_(tensor)
+
+
+def _overlaps(value: Tensor) -> bool:
+    """Whether two elements may lie in the same place, as in an expanded tensor."""
+    reach = 0
+    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                return True
+            reach += stride * (size - 1)
+    return False
 
 
 def cut(
