@@ -67,9 +67,17 @@ def save_archive(program: ExportedProgram, path: Path) -> str:
 
 
 def at_images(size: int | torch.SymInt, images: int) -> int:
-    """A size of an exported graph for that many images."""
+    """A size of an exported graph for that many images; UserError for one that values decide."""
     if isinstance(size, int):
         return size
+    # Seconds to import, which a host that only reads archives does not need.
+    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+
+    if free_unbacked_symbols(size):
+        raise UserError(
+            "model: how many elements a tensor has depends on the values of another (as in "
+            "x[x > 0]); write it with torch.where or take another model"
+        )
     expression = size.node.expr
     return int(expression.subs(dict.fromkeys(expression.free_symbols, images)))
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from testbed.errors import UserError
 from testbed.model.archive import at_images, is_size
 from testbed.model.export import PREPROCESSING_END
 
@@ -31,25 +32,20 @@ class Graph:
     def of(cls, program: ExportedProgram) -> Graph:
         """Read lifetimes off an export by :func:`testbed.model.export.export_program`."""
         nodes = tuple(program.graph.nodes)
-        position = {node: index for index, node in enumerate(nodes)}
         signature = program.graph_signature
         (source,) = (n for n in nodes if n.name == signature.user_inputs[0])
         buffers = {n: n.name for n in nodes if n.op == "placeholder"}
+        logits = program.graph.output_node().args[0][-1]
+        assert isinstance(logits, fx.Node)
+        made_used = _lifetimes(nodes, source)
+        if logits not in made_used:
+            raise UserError("model: its output does not depend on the images; take another model")
         (std,) = (
             n for n, name in buffers.items()
             if signature.inputs_to_buffers.get(name) == PREPROCESSING_END
         )  # fmt: skip
         (normalised,) = std.users
-        made_used: dict[fx.Node, tuple[int, int]] = {}
-        for node in nodes:
-            if node is source or (
-                not is_size(node) and any(n in made_used for n in node.all_input_nodes)
-            ):
-                users = (position[user] for user in node.users if not is_size(user))
-                made_used[node] = (position[node], max(users, default=-1))
-        logits = program.graph.output_node().args[0][-1]
-        assert isinstance(logits, fx.Node)
-        return cls(nodes, source, logits, position[normalised], made_used)
+        return cls(nodes, source, logits, nodes.index(normalised), made_used)
 
     def live_after(self, position: int) -> tuple[fx.Node, ...]:
         """What would cross a cut behind that node, in the order in which it is made."""
@@ -71,6 +67,17 @@ class Graph:
                 cuts.append((position, bases))
             previous = bases
         return cuts
+
+
+def _lifetimes(nodes: Sequence[fx.Node], source: fx.Node) -> dict[fx.Node, tuple[int, int]]:
+    """Where each tensor that depends on ``source`` is made and last used."""
+    position = {node: index for index, node in enumerate(nodes)}
+    found: dict[fx.Node, tuple[int, int]] = {}
+    for node in nodes:
+        if node is source or (not is_size(node) and any(n in found for n in node.all_input_nodes)):
+            users = (position[user] for user in node.users if not is_size(user))
+            found[node] = (position[node], max(users, default=-1))
+    return found
 
 
 def _bases(live: Iterable[fx.Node]) -> tuple[fx.Node, ...]:

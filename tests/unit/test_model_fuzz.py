@@ -176,6 +176,24 @@ def test_what_only_fx_traces_is_cut_as_exactly() -> None:
     assert any(point.name.startswith("own.0") for point in table.points)
 
 
+class Windows(nn.Module):
+    """Parts of a tensor, and one number for each image, stay in use across cuts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        part, total = x[:, :2], x.sum((1, 2, 3))
+        return self.second(x).mean((2, 3)) + part.mean((2, 3)) + total[:, None]
+
+
+def test_parts_keep_the_memory_layout_that_they_had() -> None:
+    table = check_every_cut(Windows().eval(), 3)
+    assert any(() in point.shapes and len(point.shapes) == 3 for point in table.points)
+
+
 class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -211,6 +229,64 @@ class Draws(Plain):
         return F.dropout(super().forward(x))
 
 
+class Recurrent(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.LSTM(4, 6, num_layers=2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(self.conv(x).mean(2).transpose(1, 2))[0].mean(1)
+
+
+class Attends(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x).mean(3).transpose(1, 2)
+        return F.scaled_dot_product_attention(y, y, y, dropout_p=0.5).mean(1)
+
+
+class Remembers(Plain):
+    last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        before, self.last = self.last, y.mean(0).detach()
+        return y if before is None else y + before
+
+
+class Ages(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.conv.weight.mul_(0.9)
+        return super().forward(x)
+
+
+class Ignores(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.zeros(x.shape[0], 4)
+
+
+class Chooses(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + x[x > 0].mean()
+
+
+class Spectrum(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft(super().forward(x))
+
+
+def test_a_recurrent_layer_with_dropout_draws_nothing_in_eval_mode(tmp_path: Path) -> None:
+    network = Recurrent().eval()
+    program, _ = export_program(network, RESOLUTION)
+    table = split_table(network, program, "recurrent", RESOLUTION, LAYER)
+    sha256 = save_archive(program, tmp_path / "archive")
+    splits = [point.split for point in table.points]
+    engine = Engine(tmp_path / "archive", sha256, table, splits, batch=2)
+    x = torch.randint(0, 256, (2, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8)
+    assert all(engine.check(x).values())
+    assert len(splits) > 4
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
@@ -221,10 +297,18 @@ class Draws(Plain):
         (FixesBatch, r"the line is .*fuzz\.py:\d+; the number of images must stay free"),
         (Counts, r"writes to its buffers while it infers \(network\.seen\)"),
         (Draws, r"draws random numbers while it infers \(aten\.dropout"),
+        (Attends, r"draws random numbers while it infers \(aten\.scaled_dot_product"),
+        (Remembers, "gives other outputs than the model: it keeps state between calls"),
+        (Ages, "gives other outputs than the model: it keeps state between calls"),
+        (Ignores, "does not depend on the images"),
+        (Chooses, "how many elements a tensor has depends on the values"),
+        (Spectrum, r"of float32, got torch\.complex64 \(N, 4\)"),
     ],
 )
 def test_what_cannot_be_cut_right_is_refused_by_name(
-    network: type[nn.Module], message: str
+    network: type[nn.Module], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    made = network().eval()
     with pytest.raises(UserError, match=message):
-        export_program(network().eval(), RESOLUTION)
+        split_table(made, export_program(made, RESOLUTION)[0], "made", RESOLUTION, LAYER)
+    assert not capfd.readouterr().err  # the error's one line is all

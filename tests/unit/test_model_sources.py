@@ -147,8 +147,11 @@ def test_names_that_lead_nowhere(name: str, message: str, caplog: pytest.LogCapt
         ("name: mobilenet_v2, resolution: 32, weights: none.pt", "neither 'random', nor a file"),
         ("name: python:own_nets:build, weights: own.pt", "1 missing: head.bias; 1 unexpected: b"),
         ("name: python:own_nets:build, weights: junk.pt", "is no state dict of this model"),
-        ("name: python:own_nets:silent", "expected one output tensor (N, outputs), got NoneType"),
-        ("name: python:own_nets:wordy", "expected one output tensor (N, outputs), got str"),
+        (
+            "name: python:own_nets:silent",
+            "expected one output tensor (N, outputs) of float32, got NoneType",
+        ),
+        ("name: python:own_nets:wordy", "(N, outputs) of float32, got str"),
     ],
 )
 def test_a_model_that_cannot_be_had_is_one_line_and_leaves_nothing(
