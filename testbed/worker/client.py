@@ -144,21 +144,20 @@ class Connection:
         bound_ns: int | None = None,
         hedge: Hedge | None = None,
     ) -> Reply:
-        begun_ns = monotonic_ns()
-        turn = (description, query, payload, REPLY_BYTES + logits_bytes)
         patience_ns = self._timeout_ns
-        if bound_ns is None or bound_ns >= patience_ns:
-            sent_ns, frame = self._turn(*turn, hedge)
-        else:
+        if bound_ns is not None and bound_ns < patience_ns:
             self.be_patient(bound_ns)
-            try:
-                sent_ns, frame = self._turn(*turn, hedge)
-            finally:  # overtaken, too: the connection lives on
+        try:
+            send_ns, frame = self._turn(
+                description, query, payload, REPLY_BYTES + logits_bytes, hedge
+            )
+        finally:
+            if self._timeout_ns != patience_ns:  # overtaken, too: the connection lives on
                 self.be_patient(patience_ns)
         return Reply(
             ServerTimes.unpack(frame.payload),
             frame.payload[:-REPLY_BYTES],
-            sent_ns - begun_ns,
+            send_ns,
             frame.arrived_ns,
             HEADER_BYTES + len(payload),
             HEADER_BYTES + len(frame.payload),
@@ -172,13 +171,13 @@ class Connection:
         reply_bytes: int,
         hedge: Hedge | None = None,
     ) -> tuple[int, Frame]:
-        deadline_ns = monotonic_ns() + self._timeout_ns
+        begun_ns = monotonic_ns()
         send(self._socket, seal(description, query), payload, timeout_ns=self._timeout_ns)
-        sent_ns = monotonic_ns()
-        if hedge is not None and hedge.overtakes(self._socket, deadline_ns - sent_ns):
-            self._owed = (query, reply_bytes, deadline_ns)
+        send_ns = monotonic_ns() - begun_ns
+        if hedge is not None and hedge.overtakes(self._socket, self._timeout_ns - send_ns):
+            self._owed = (query, reply_bytes, begun_ns + self._timeout_ns)
             raise Overtaken
-        return sent_ns, self._answer(query, reply_bytes)
+        return send_ns, self._answer(query, reply_bytes)
 
     def _answer(self, query: int, reply_bytes: int) -> Frame:
         frame = self._receiver.receive(timeout_ns=self._timeout_ns)

@@ -109,8 +109,8 @@ class Layout:
         return describe(self.header(0))
 
     def description(self, payload_bytes: int, *, verify: bool = False) -> bytes:
-        """A query's header packed for the wire, made once where every query has the same."""
-        if self.code.sized and not verify:
+        """A query's header packed for the wire, made once for the length that most have."""
+        if payload_bytes == self.payload_bytes and not verify:
             return self._description
         return describe(self.header(VERIFY if verify else 0, payload_bytes))
 
@@ -206,8 +206,8 @@ class ServerTimes(NamedTuple):
 
     def pack(self) -> bytes:
         """The fixed struct that ends every reply; an absent span is 0."""
-        span = (self.span_bytes or 0, self.span_ns or 0)
-        return _REPLY.pack(self.wait_ns, self.decode_ns, self.tail_ns, *span, self.digest)
+        *times, span_bytes, span_ns, digest = self
+        return _REPLY.pack(*times, span_bytes or 0, span_ns or 0, digest)
 
     @classmethod
     def unpack(cls, payload: memoryview) -> ServerTimes:

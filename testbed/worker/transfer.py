@@ -100,7 +100,8 @@ def configure(sock: socket.socket, timeout_ns: int, congestion_control: str | No
 def send(sock: socket.socket, *parts: memoryview | bytes, timeout_ns: int) -> None:
     """Send a frame from where its parts lie; raises PeerTimeout, or OSError where it is cut."""
     try:
-        left = sum(map(len, parts)) - sock.sendmsg(parts)
+        sent = sock.sendmsg(parts)  # before anything else: what follows passes while it travels
+        left = sum(map(len, parts)) - sent
         deadline_ns = monotonic_ns() + timeout_ns
         while left:
             # Seldom: the time-out cut a send short, so the copy of the rest costs nothing.
@@ -140,7 +141,9 @@ class Receiver:
         try:
             got = self._first(timeout_ns, idle)
             now_ns = monotonic_ns()
-            header, query = self._header()
+            whole = self._frame[:HEADER_BYTES].tobytes()
+            header = self._known.get(whole[:DESCRIPTION_BYTES]) or self._learn(whole)
+            query = unseal(whole)
             payload = self._payload[: header.payload_bytes]
             total = HEADER_BYTES + len(payload)
             if len(payload) < header.payload_bytes or got > total:
@@ -190,14 +193,12 @@ class Receiver:
             got += count
         return got
 
-    def _header(self) -> tuple[Header, int]:
-        description = self._frame[:DESCRIPTION_BYTES].tobytes()
-        header = self._known.get(description)
-        if header is not None:
-            return header, unseal(self._frame)
+    def _learn(self, whole: bytes) -> Header:
+        """The description of a header seen for the first time, checked for all that it says."""
+        description = whole[:DESCRIPTION_BYTES]
         header = understand(description)
-        query = unseal(self._frame)
+        unseal(whole)
         self._allowed(header)
         if len(self._known) < _KNOWN_MOST:
             self._known[description] = header
-        return header, query
+        return header

@@ -35,10 +35,10 @@ MAX_PROBE_BYTES = 1 << 20
 _DESCRIPTION = struct.Struct(f"<4sBBBBHH{MAX_DIMS}IQ8x")
 _QUERY = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
-_SEAL = struct.Struct("<QI")
-_CHECKED_BYTES = _DESCRIPTION.size + _QUERY.size
 DESCRIPTION_BYTES = _DESCRIPTION.size
-HEADER_BYTES = _DESCRIPTION.size + _SEAL.size
+HEADER_BYTES = DESCRIPTION_BYTES + _QUERY.size + _CHECKSUM.size
+# The CRC-32 of any bytes with their own CRC-32 behind them (little-endian).
+_RESIDUE = 0x2144DF1C
 
 
 class Kind(IntEnum):
@@ -117,10 +117,10 @@ def seal(description: bytes, query: int = 0) -> bytes:
     return checked + _CHECKSUM.pack(zlib.crc32(checked))
 
 
-def unseal(header: memoryview) -> int:
+def unseal(header: bytes) -> int:
     """The query id of a whole header; raises BadFrame where its checksum does not match."""
-    query: int
-    query, checksum = _SEAL.unpack_from(header, _DESCRIPTION.size)
-    if checksum != zlib.crc32(header[:_CHECKED_BYTES]):
+    if zlib.crc32(header) != _RESIDUE:
         raise BadFrame("frame header checksum: expected a match, got another; damaged on the way")
+    query: int
+    (query,) = _QUERY.unpack_from(header, DESCRIPTION_BYTES)
     return query
