@@ -27,13 +27,16 @@ def log_marks(low: float, high: float, most: int = 10) -> list[float]:
     a stretch a logarithm is nearly a straight line. Of many decades every second or third.
     """
     decades = range(floor(log10(low)), ceil(log10(high)) + 1)
-    for multiples in _MULTIPLES:
-        marks = [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
+    choices = [
+        [m * 10.0**d for d in decades for m in multiples if low <= m * 10.0**d <= high]
+        for multiples in _MULTIPLES
+    ]
+    enough = [marks for marks in choices if len(marks) >= _FEWEST]
+    for marks in enough:
         if len(marks) <= most:
-            break
-    else:
-        marks = marks[:: ceil(len(marks) / most)]
-    if len(marks) >= _FEWEST:
-        return marks
+            return marks
+    if enough:  # the fewest are too many: over decades some are left out, else they are borne with
+        marks = enough[-1]
+        return marks[:: ceil(len(marks) / most)] if marks is choices[-1] else marks
     even = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(low, high)
     return [float(mark) for mark in even if low <= mark <= high]

@@ -261,6 +261,11 @@ def test_a_logarithmic_axis_has_marks_however_short(
     assert log_marks(low, high) == pytest.approx(marks)
 
 
+def test_a_small_panels_logarithmic_axis_is_marked_over_all_its_height() -> None:
+    assert log_marks(0.06, 3, 3) == pytest.approx([0.1, 0.3, 1, 3])
+    assert log_marks(0.05, 20, 3) == pytest.approx([0.1, 1, 10])
+
+
 def test_latencies_close_together_have_marks_to_read_them_by() -> None:
     queries = pd.DataFrame({"policy": "local", "e2e_ns": np.linspace(101e6, 103e6, 9)})
     queries = queries.assign(kind="measured", status="ok")
