@@ -55,8 +55,11 @@ def prediction(sweep: Sweep) -> str:
         for batch in sweep.batches
         if (own := errors(sweep, batch))
     )
+    told, verb = (
+        ("1 cell", "was") if len(sweep.cells) == 1 else (f"{len(sweep.cells)} cells", "were")
+    )
     return (
-        f"{len(sweep.cells)} cells were run, {len(found)} candidates in all: measured lies "
+        f"In {told} that {verb} run, {len(found)} candidates in all, measured lies "
         f"{percent(median(sizes))} from predicted in the median ({by_batch}), "
         f"{percent(ninetieth(sizes))} in the 90th percentile and {percent(max(sizes))} at worst "
         f"(signed median {percent(median(found))})."
