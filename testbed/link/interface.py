@@ -86,8 +86,8 @@ class ShapedInterface:
 
         return act
 
-    def to_hold(self, left_ns: int) -> Callable[[], None]:
-        """Let nothing pass for so long; done again and again, it ends when the last one says.
+    def to_hold(self, owed_ns: int) -> Callable[[], None]:
+        """Let nothing pass for so long after the next packet, which passes.
 
         As :meth:`to_rate`, it begins once the result is called. In the outage ``drop`` what is
         queued, and what comes, is lost; in ``down`` the interface is down.
@@ -100,7 +100,7 @@ class ShapedInterface:
             return partial(self._ipr.link, "set", index=self._shaped_index, state="down")
         if self.tree.outage == "drop":
             return self._drop
-        tree = self.tree.held(left_ns)
+        tree = self.tree.held(owed_ns)
         request = qdisc.encode_rate(self._ahead, self._shaped_index, tree)
 
         def act() -> None:

@@ -175,7 +175,7 @@ class LinkRole:
         if isinstance(event, Sample):
             return side.counters
         if isinstance(event, Hold):
-            return side.to_hold(event.left_ns)
+            return side.to_hold(event.owed_ns)
         return side.to_hold(event.outage_ns) if event.outage_ns else side.to_rate(event.rate_bps)
 
     def _act(self, event: Event, action: Callable[[], Any], t0_ns: int) -> Message | None:

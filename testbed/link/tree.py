@@ -97,15 +97,14 @@ class Tree:
         """The same tree at another rate."""
         return replace(self, rate_bps=rate_bps, hold_ns=0)
 
-    def held(self, left_ns: int) -> Tree:
-        """The same tree with nothing passing for so long.
+    def held(self, owed_ns: int) -> Tree:
+        """The same tree with nothing passing for so long after one packet.
 
         HTB charges a packet in time, at the rate of the moment. Here every packet is charged as
-        60 kB, whatever its size, at a rate at which these last as long as the hold: at most one
-        passes, and its debt is paid when the hold is over. A lower rate alone would owe for
-        seconds afterwards.
+        60 kB, whatever its size, at a rate at which these last as long as it owes. A lower rate
+        alone would owe for seconds afterwards.
         """
-        return replace(self, hold_ns=max(1, min(left_ns, MAX_HOLD_NS)))
+        return replace(self, hold_ns=max(1, min(owed_ns, MAX_HOLD_NS)))
 
     @property
     def class_bytes_per_s(self) -> int:

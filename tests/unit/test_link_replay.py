@@ -6,15 +6,19 @@ from collections.abc import Callable
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from testbed.errors import UserError
 from testbed.link.replay import (
+    NEAR_NS,
     Change,
     Event,
     Hold,
     Sample,
     Schedule,
     moments,
+    owed,
     replay,
     schedule_from_json,
     timeline,
@@ -174,7 +178,7 @@ def test_an_outage_takes_the_changes_in_it_and_ends_at_the_rate_of_its_end() -> 
         (30 * MS, 300, 0),
         (50 * MS, 0, 30 * MS),
     )
-    events = list(islice(timeline({"u": schedule}, NEVER_NS), 5))
+    events = list(islice(timeline({"u": schedule}, NEVER_NS), 8))
     # One that reaches the end of the schedule is over there.
     assert [(e.t_ns // MS, e.rate_bps) for e in events if isinstance(e, Change)] == [
         (0, 100),
@@ -185,11 +189,25 @@ def test_an_outage_takes_the_changes_in_it_and_ends_at_the_rate_of_its_end() -> 
     ]
 
 
-def test_a_long_outage_is_said_again_with_what_is_left() -> None:
+def test_a_long_outage_is_said_again_with_what_is_owed() -> None:
     schedule = Schedule(((0, 100),), 500 * MS, "loop", ((100 * MS, 200 * MS),))
-    events = islice(timeline({"u": schedule}, NEVER_NS), 12)
-    holds = [(e.t_ns // MS, e.left_ns // MS) for e in events if isinstance(e, Hold)]
-    assert holds == [(150, 150), (200, 100), (250, 50), (650, 150), (700, 100), (750, 50)]
+    events = islice(timeline({"u": schedule}, NEVER_NS), 22)
+    holds = [(e.t_ns // MS, e.owed_ns // MS) for e in events if isinstance(e, Hold)]
+    far, near = [(110, 140), (150, 100), (200, 50)], [(200 + t, 100 - t) for t in (50, 60, 70, 80)]
+    once = [*far, *near, (290, 10)]
+    assert holds == once + [(t + 500, owes) for t, owes in once]
+
+
+@given(length_ns=st.integers(1, 2 * 10**9), share=st.floats(0, 1, exclude_max=True))
+def test_however_late_a_packet_passes_in_an_outage_its_end_is_kept(
+    length_ns: int, share: float
+) -> None:
+    said, passed_ns, passed = list(owed(length_ns)), int(share * length_ns), 0
+    while passed_ns < length_ns:  # the next one passes as soon as nothing is owed
+        passed_ns += next(owes for at_ns, owes in reversed(said) if at_ns <= passed_ns)
+        passed += 1
+    assert passed_ns - length_ns <= NEAR_NS
+    assert passed <= 2 if share else passed == 1
 
 
 def test_outages_that_overlap_or_outlast_the_schedule_are_refused() -> None:

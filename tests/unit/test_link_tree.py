@@ -132,15 +132,15 @@ def test_at_ingress_the_tree_stands_on_an_interface_of_our_own() -> None:
     )
 
 
-@given(rate_bps=st.integers(8_000, 10**10), left_ns=st.integers(1_000_000, 59 * 10**9))
+@given(rate_bps=st.integers(8_000, 10**10), owed_ns=st.integers(1_000_000, 59 * 10**9))
 def test_what_passes_while_held_owes_the_whole_hold_and_no_more(
-    rate_bps: int, left_ns: int
+    rate_bps: int, owed_ns: int
 ) -> None:
-    tree = Tree("eth1", rate_bps, 0).held(left_ns)
+    tree = Tree("eth1", rate_bps, 0).held(owed_ns)
     for size in (60, 1514):
         weight = max(size + tree.overhead_bytes, tree.least_bytes)
-        owed_ns = weight * 10**9 / tree.class_bytes_per_s
-        assert left_ns * (1 - 1 / tree.class_bytes_per_s) <= owed_ns <= left_ns
+        pays_ns = weight * 10**9 / tree.class_bytes_per_s
+        assert owed_ns * (1 - 1 / tree.class_bytes_per_s) <= pays_ns <= owed_ns
     assert tree.with_rate(rate_bps).overhead_bytes == tree.with_rate(rate_bps).least_bytes == 0
 
 
