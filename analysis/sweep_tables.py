@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from analysis.formats import percent
 from analysis.policies import ordered_splits, split_label
 from analysis.sweep import Sweep, Variant, best_of, gain_map, latencies, shares, stretches
 from analysis.tables import Row, Table, count, ms, num, share, text
@@ -204,10 +205,20 @@ def _total_ms(sweep: Sweep, encoding: str, split: str, batch: int) -> float:
 def encodings_table(sweep: Sweep) -> Table:
     """What each encoding costs and loses, at the largest batch size."""
     batch = sweep.batches[-1]
-    labelled = any(
-        "accuracy" in found
-        for rows in sweep.encodings[str(batch)].values()
-        for found in rows.values()
+    labelled = next(
+        (
+            found
+            for rows in sweep.encodings[str(batch)].values()
+            for found in rows.values()
+            if "accuracy" in found
+        ),
+        None,
+    )
+    whole = (
+        f"Of {labelled['images']} labelled images the whole model has "
+        f"{percent(labelled['whole_accuracy'])} right. "
+        if labelled
+        else ""
     )
     real = sweep.experiment.get("inputs", "synthetic") != "synthetic"
     rows = [
@@ -221,7 +232,6 @@ def encodings_table(sweep: Sweep) -> Table:
             "max_abs": found.get("max_abs"),
             "mean_abs": found.get("mean_abs"),
             "accuracy": found.get("accuracy"),
-            "whole_accuracy": found.get("whole_accuracy"),
             "total_ms": _total_ms(sweep, name, split, batch),
         }
         for name, splits in sweep.encodings[str(batch)].items()
@@ -234,22 +244,19 @@ def encodings_table(sweep: Sweep) -> Table:
         "with the whole model: the share of images that keep their class, and how far logits are "
         "off, at most and in the mean. The images are "
         + ("the experiment's own. " if real else "synthetic, with the spectrum of photographs. ")
+        + whole
         + f"The latency is predicted, at the profile's {sweep.profile['rate_bps'] / 1e6:g} Mbit/s.",
         pd.DataFrame(rows),
         (
             ("encoding", text("encoding")),
             ("split", _split),
+            ("latency ms", ms("total")),
+            *((("right", share("accuracy")),) if labelled else ()),
             ("kB", num("kb")),
             ("encode ms", ms("encode")),
             ("decode ms", ms("decode")),
             ("same class", share("top1_share")),
             ("most off", num("max_abs")),
             ("mean off", num("mean_abs")),
-            *(
-                (("right", share("accuracy")), ("whole model", share("whole_accuracy")))
-                if labelled
-                else ()
-            ),
-            ("latency ms", ms("total")),
         ),
     )

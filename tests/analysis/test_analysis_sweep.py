@@ -25,7 +25,7 @@ from analysis.sweep import (
 from analysis.sweep_answer import doubts, prediction
 from analysis.sweep_drawings import sweep_drawings
 from analysis.sweep_report import write_sweep_report
-from analysis.sweep_tables import loads_table
+from analysis.sweep_tables import encodings_table, loads_table
 from testbed.cli import main
 from testbed.errors import UserError
 from testbed.framing import serialisation_ns
@@ -193,6 +193,21 @@ def test_report_tells_doubts_and_every_number_and_is_made_again_to_the_byte(
     assert again == first
     assert main(["report", str(folder), "--format", "md"]) == 2
     assert "expected --format html, pdf-figures, csv, got md" in capsys.readouterr().err
+
+
+def test_labelled_images_have_their_accuracy_beside_the_latency(folder: Path) -> None:
+    path = folder / "encodings.json"
+    told = json.loads(path.read_text())
+    for rows in told["batches"][max(told["batches"], key=int)].values():
+        for row in rows.values():
+            row |= {"accuracy": 0.75, "whole_accuracy": 0.875}
+    write_json(path, told)
+    sweep = load_sweep(folder)
+    table = encodings_table(sweep)
+    assert [name for name, _ in table.columns][:4] == ["encoding", "split", "latency ms", "right"]
+    assert (
+        f"Of {sweep.batches[-1]} labelled images the whole model has 88\u00a0% right." in table.note
+    )
 
 
 def test_the_load_is_how_many_times_longer_the_server_takes(folder: Path) -> None:
