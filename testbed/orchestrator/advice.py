@@ -38,9 +38,10 @@ def advice(
         known = ", ".join(sorted(measured, key=int))
         raise UserError(f"--batch: the profile has {known}, not {chosen}; profile that one too")
     found = measured[chosen]
-    if model not in (found["model"], found["model"].partition(":")[2]):
+    told = found["model"]
+    if model not in (told, told.partition(":")[2], f"torchvision:{told}"):
         raise UserError(
-            f"--device-profile: is of {found['model']}, not of {model}; profile that model: "
+            f"--device-profile: is of {told}, not of {model}; profile that model: "
             "testbed profile EXPERIMENT"
         )
     if rate_bps < 1:
@@ -85,12 +86,9 @@ def _row(candidate: Candidate, rate_bps: int, base_ns: int, load: float) -> dict
 
 
 def _answer(ranking: list[dict[str, Any]]) -> str:
-    best = ranking[0]
-    told = best["split"] if not best["split"].isdigit() else f"split {best['split']}"
+    names = [f"split {row['split']}" if row["split"].isdigit() else row["split"] for row in ranking]
     if len(ranking) == 1:
-        return f"{told}: the profile has no other candidate"
-    second = ranking[1]
-    gain = 1 - best["total_ns"] / second["total_ns"]
-    return (
-        f"{told}: {best['total_ns'] / 1e6:.1f} ms, {gain:.0%} less than the next, {second['split']}"
-    )
+        return f"{names[0]}: the profile has no other candidate"
+    best_ns, second_ns = (row["total_ns"] for row in ranking[:2])
+    gain = 100 * (1 - best_ns / second_ns)
+    return f"{names[0]}: {best_ns / 1e6:.1f} ms, {gain:.0f} % less than the next, {names[1]}"

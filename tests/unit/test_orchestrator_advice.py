@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def ask(rate_bps: int, **changed: Any) -> dict[str, Any]:
 
 def best(rate_bps: int, **changed: Any) -> str:
     return ask(rate_bps, **changed)["ranking"][0]["split"]
+
+
+@pytest.mark.parametrize("profiled", ["torchvision:efficientnet_b0", "efficientnet_b0"])
+@pytest.mark.parametrize("asked", ["torchvision:efficientnet_b0", "efficientnet_b0"])
+def test_a_bare_name_means_torchvision(profiled: str, asked: str) -> None:
+    measured = {"batches": {"1": {**ONE, "model": profiled}}}
+    found = advice(measured, asked, rate_bps=6_000_000, rtt_ns=0, batch=None, load=1.0)
+    assert re.fullmatch(r"split 3: \d+\.\d ms, \d+ % less than the next, local", found["answer"])
 
 
 def test_each_choice_wins_where_it_should() -> None:
