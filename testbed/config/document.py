@@ -113,6 +113,11 @@ def parse_yaml(where: str, text: str) -> Any:
 def read_mapping(path: Path) -> dict[Any, Any]:
     """The mapping that a file is; raises UserError naming the file, and where in it."""
     try:
+        if path.is_fifo() and not path.is_relative_to("/dev") and not path.is_relative_to("/proc"):
+            raise UserError(
+                f"{path}: expected a file, got a named pipe, which nobody may ever write to; give "
+                "a file, or /dev/stdin"
+            )
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from testbed.config import Host, load_experiment, load_inventory
+from testbed.config.document import read_mapping
 from testbed.config.link import link_experiment, parse_direction
 from testbed.errors import UserError
 from testbed.hosts.address import require_keys
@@ -80,6 +82,16 @@ def test_what_is_no_document(text, told, tmp_path) -> None:
 def test_what_is_no_file(tmp_path) -> None:
     assert refusal(tmp_path) == ": cannot be read: Is a directory"
     assert refusal(tmp_path / "absent.yaml") == ": cannot be read: No such file or directory"
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "expected a file, got a named pipe" in refusal(tmp_path / "pipe.yaml")
+
+
+def test_what_a_shell_substitutes_is_read() -> None:
+    readable, writable = os.pipe()
+    with open(readable, "rb"):
+        with open(writable, "wb") as end:
+            end.write(b"name: piped\n")
+        assert read_mapping(Path(f"/dev/fd/{readable}")) == {"name": "piped"}
 
 
 @pytest.mark.parametrize(
