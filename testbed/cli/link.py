@@ -47,7 +47,8 @@ def _hold(
 ) -> int:
     from testbed.config import load_inventory
     from testbed.config.link import link_experiment
-    from testbed.orchestrator.link_session import LinkSession, log_folder
+    from testbed.orchestrator.link_session import LinkSession
+    from testbed.orchestrator.log_folder import log_folder
 
     experiment = link_experiment(directions, settings)
     inventory = load_inventory(args.inventory)

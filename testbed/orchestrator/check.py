@@ -24,7 +24,8 @@ from testbed.hosts.role import RoleProcess
 from testbed.orchestrator.campaign import load_traces
 from testbed.orchestrator.link_plan import needs_netem
 from testbed.orchestrator.link_proof import prove_link
-from testbed.orchestrator.link_session import LinkSession, log_folder
+from testbed.orchestrator.link_session import LinkSession
+from testbed.orchestrator.log_folder import log_folder
 from testbed.orchestrator.plan import make_schedules
 
 OnStage = Callable[[str], None]

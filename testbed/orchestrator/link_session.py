@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from testbed import lab
 from testbed.config import Experiment, Inventory
-from testbed.errors import HostError, TestbedError
+from testbed.errors import HostError
 from testbed.hosts.connection import Connection, connect_all, each
 from testbed.hosts.deploy import deploy
 from testbed.hosts.launch import module_command
@@ -25,22 +21,6 @@ from testbed.orchestrator.session import OnStage, Session
 
 ANSWER_TIMEOUT_S = 30.0
 Lines = list[dict[str, Any]]
-
-
-@contextmanager
-def log_folder(verb: str) -> Iterator[Path]:
-    """A temporary folder with ``logs`` in it; it stays where the error that ends it names it."""
-    folder = Path(tempfile.mkdtemp(prefix=f"testbed-{verb}-"))
-    (folder / "logs").mkdir()
-    told = ""
-    try:
-        yield folder
-    except TestbedError as error:
-        told = str(error)
-        raise
-    finally:
-        if str(folder) not in told:
-            shutil.rmtree(folder)
 
 
 class LinkSession(Session):
