@@ -25,6 +25,7 @@ def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float
     e2e_ns = queries["e2e_ns"].to_numpy(copy=True)
     factor = np.where(queries["split"] == OFFLOAD, pixel, feature)
     remote = (queries["split"] != LOCAL).to_numpy()
+    timed, before_ns = queries[TIMED], queries["transfer_ns"].to_numpy()
     by_run = queries.groupby("run_id").indices
     for run in data.runs:
         places = by_run.get(run.run_id, np.empty(0, dtype=int))
@@ -32,10 +33,9 @@ def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float
         places = places[remote[places] & (factor[places] != 1.0)]
         if not len(places):
             continue
-        rows = queries.iloc[places]
         steps = [rate_steps(data, run, side) for side in ("uplink", "downlink")]
-        scaled_ns = transfer_ns(rows, steps[0], steps[1], factor[places])
-        e2e_ns[places] += scaled_ns - rows["transfer_ns"].to_numpy()
+        scaled_ns = transfer_ns(timed.iloc[places], steps[0], steps[1], factor[places])
+        e2e_ns[places] += scaled_ns - before_ns[places]
     return queries.assign(e2e_ns=e2e_ns)
 
 

@@ -77,14 +77,17 @@ def resampled_sums(lengths: Sequence[int], columns: Sequence[Floats]) -> list[Fl
     total, block = sum(lengths), _block_of(lengths)
     generator = np.random.default_rng(_SEED)
     totals = [np.concatenate([[0.0], np.cumsum(column)]) for column in columns]
+    blocks = [running[block:] - running[:-block] for running in totals]
+    last = total - block * (ceil(total / block) - 1)  # what is left for the last block
     size = max(1, min(RESAMPLES, _CHUNK_ELEMENTS // ceil(total / block)))
     drawn: list[list[Floats]] = [[] for _ in columns]
     for first in range(0, RESAMPLES, size):
         starts = block_starts(lengths, min(size, RESAMPLES - first), generator)
-        ends = starts + block
-        ends[:, -1] -= block * starts.shape[1] - total
-        for sums, running in zip(drawn, totals, strict=True):
-            sums.append((running[ends] - running[starts]).sum(axis=1))
+        cut = starts[:, -1]
+        for sums, running, whole in zip(drawn, totals, blocks, strict=True):
+            taken = whole[starts]
+            taken[:, -1] = running[cut + last] - running[cut]
+            sums.append(taken.sum(axis=1))
     return [np.concatenate(sums) for sums in drawn]
 
 

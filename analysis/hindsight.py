@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from analysis.dataset import Dataset, Run
 from analysis.matrix import scenario_of
@@ -56,17 +57,29 @@ def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
         }
         for device, rows in done.groupby("device", observed=True)
     }
-    level = np.zeros(len(done))
     runs = {run.run_id: run for run in data.runs}
-    for run_id, own in done.groupby("run_id", observed=True).indices.items():
-        level[own] = _levels(data, runs[str(run_id)], done["t_s"].to_numpy()[own])
-    done["level"] = level
-    server = _server(done, costs)
-    parts = [
-        _judged(data, runs[str(run_id)], rows, costs[str(device)], server)
-        for (run_id, device), rows in done.groupby(["run_id", "device"], observed=True)
-    ]
-    return done.join(pd.concat(parts))
+    done["level"] = _levels(data, done)
+    state = _server(done, costs).reindex(pd.MultiIndex.from_frame(done[_KEYS]))
+    found = pd.DataFrame(
+        {
+            "start_s": done["t_s"] + done["decide_ns"] / 1e9,
+            "wait_ns": state["server_wait_ns"].fillna(0).to_numpy(),
+            "slow": state["slow"].fillna(1).to_numpy(),
+        }
+    )
+    chosen_ns, least_ns = np.empty(len(done)), np.empty(len(done))
+    best = np.empty(len(done), dtype=object)
+    owned = done.groupby(["run_id", "device"], observed=True).indices
+    for key, own in owned.items():
+        assert isinstance(key, tuple), "grouped by two columns"
+        run, cost = runs[str(key[0])], costs[str(key[1])]
+        splits = list(cost)
+        times_ns = _times_ns(data, run, found.iloc[own], cost)
+        at = pd.Index(splits).get_indexer(pd.Index(done["split"].iloc[own]))
+        chosen_ns[own] = times_ns[np.arange(len(own)), at]
+        least_ns[own] = np.fmin.reduce(times_ns, axis=1)
+        best[own] = np.asarray(splits, dtype=object)[times_ns.argmin(axis=1)]
+    return done.assign(chosen_ns=chosen_ns, least_ns=least_ns, best=best)
 
 
 def _profiled(data: Dataset, device: str = "") -> Mapping[str, Mapping[str, float]]:
@@ -90,14 +103,17 @@ def _costs(done: pd.DataFrame, split: str, profiled: Mapping[str, float]) -> Cos
     return Costs(middle("head_ns"), encode_ns, server_ns, int(profiled["bytes_up"]))
 
 
-def _levels(data: Dataset, run: Run, t_s: Floats) -> Floats:
-    """The level that was set at each time: a record tells of the interval that it ends."""
-    told = data.load[data.load["run_id"] == run.run_id].dropna(subset=["t_s"]).sort_values("t_s")
-    if not len(told):
-        return np.zeros(len(t_s))
-    level = told["target"].fillna(told["clients"]).to_numpy(dtype=float)
-    index = np.searchsorted(told["t_s"].to_numpy(), t_s)
-    return np.asarray(level[np.minimum(index, len(level) - 1)])
+def _levels(data: Dataset, done: pd.DataFrame) -> Floats:
+    """The level that was set at each query: a record tells of the interval that it ends."""
+    found, t_s = np.zeros(len(done)), done["t_s"].to_numpy()
+    own = done.groupby("run_id", observed=True).indices
+    timed = data.load.dropna(subset=["t_s"]).sort_values("t_s")
+    for run_id, told in timed.groupby("run_id", observed=True):
+        places = own.get(run_id, np.empty(0, dtype=int))
+        level = told["target"].fillna(told["clients"]).to_numpy(dtype=float)
+        index = np.searchsorted(told["t_s"].to_numpy(), t_s[places])
+        found[places] = level[np.minimum(index, len(level) - 1)]
+    return found
 
 
 def _server(done: pd.DataFrame, costs: Mapping[str, Mapping[str, Costs]]) -> pd.DataFrame:
@@ -112,37 +128,29 @@ def _server(done: pd.DataFrame, costs: Mapping[str, Mapping[str, Costs]]) -> pd.
     return crossed.assign(slow=slow).groupby(_KEYS)[["server_wait_ns", "slow"]].median()
 
 
-def _judged(
-    data: Dataset,
-    run: Run,
-    rows: pd.DataFrame,
-    costs: Mapping[str, Costs],
-    server: pd.DataFrame,
-) -> pd.DataFrame:
-    state = server.reindex(pd.MultiIndex.from_frame(rows[_KEYS]))
-    wait_ns = state["server_wait_ns"].fillna(0).to_numpy()
-    slow = state["slow"].fillna(1).to_numpy()
+def _times_ns(
+    data: Dataset, run: Run, rows: pd.DataFrame, costs: Mapping[str, Costs]
+) -> NDArray[np.float64]:
+    """What each query of one run would have taken with each candidate, ``(queries, candidates)``.
+
+    ``rows`` has the query's ``start_s`` and the server's ``wait_ns`` and ``slow`` at that time.
+    """
+    start_s, wait_ns, slow = (rows[name].to_numpy() for name in ("start_s", "wait_ns", "slow"))
     up = rate_steps(data, run, "uplink")
-    start_s = (rows["t_s"] + rows["decide_ns"] / 1e9).to_numpy(dtype=float)
     beyond_ns = data.base_network_ns + data.delay_ns(run.link)
-    times = pd.DataFrame(index=rows.index)
-    for split, found in costs.items():
+    times_ns = np.empty((len(rows), len(costs)))
+    for place, (split, found) in enumerate(costs.items()):
         device_ns = found.head_ns + found.encode_ns
-        times[split] = device_ns
+        times_ns[:, place] = device_ns
         if split != LOCAL:
-            sent_s = start_s + device_ns / 1e9
-            transfer_ns = _transfer_ns(up, sent_s, found.bytes_up)
-            times[split] += transfer_ns + beyond_ns + wait_ns + found.server_ns * slow
-    at = times.columns.get_indexer(pd.Index(rows["split"]))
-    chosen_ns = times.to_numpy()[np.arange(len(rows)), at]
-    best = np.asarray(times.columns, dtype=object)[times.to_numpy().argmin(axis=1)]
-    judged = {"chosen_ns": chosen_ns, "least_ns": times.min(axis=1), "best": best}
-    return pd.DataFrame(judged, index=rows.index)
+            transfer_ns = _transfer_ns(up, start_s + device_ns / 1e9, found.bytes_up)
+            times_ns[:, place] += transfer_ns + beyond_ns + wait_ns + found.server_ns * slow
+    return times_ns
 
 
 def _transfer_ns(up: RateSteps, sent_s: Floats, payload_bytes: int) -> Floats:
-    bits = wire_bits(np.full(len(sent_s), float(payload_bytes)), up.at(sent_s))
-    return np.asarray((up.finish_s(sent_s, bits) - sent_s) * 1e9)
+    bits = wire_bits(np.full(len(up.bps), float(payload_bytes)), up.bps)
+    return np.asarray((up.finish_s(sent_s, bits[up.place(sent_s)]) - sent_s) * 1e9)
 
 
 def choice_costs(judged: pd.DataFrame) -> pd.DataFrame:

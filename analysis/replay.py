@@ -26,8 +26,11 @@ class RateSteps:
 
     def at(self, t_s: Floats) -> Floats:
         """The rate set at each time; before the first change the first rate."""
-        found = np.searchsorted(self.t_s, t_s, side="right") - 1
-        return self.bps[np.maximum(found, 0)]
+        return self.bps[self.place(t_s)]
+
+    def place(self, t_s: Floats) -> NDArray[np.intp]:
+        """Which of the rates was set at each time."""
+        return np.maximum(np.searchsorted(self.t_s, t_s, side="right") - 1, 0)
 
     def finish_s(self, start_s: Floats, bits: Floats) -> Floats:
         """When each amount is through, if it starts at ``start_s`` and has the link alone."""
@@ -82,8 +85,9 @@ def transfer_ns(
     sent = queries["send_s"].to_numpy(dtype=float)
     size_up = queries["bytes_up"].to_numpy(dtype=float) * up_factor
     arrived = up.finish_s(sent, wire_bits(size_up, up.at(sent)))
-    residence = queries[["server_wait_ns", "decode_ns", "tail_ns"]].fillna(0).sum(axis=1)
-    replied = arrived + residence.to_numpy(dtype=float) / 1e9
+    served = ("server_wait_ns", "decode_ns", "tail_ns")
+    residence_ns = sum(np.nan_to_num(queries[name].to_numpy(dtype=float)) for name in served)
+    replied = arrived + residence_ns / 1e9
     size_down = queries["bytes_down"].to_numpy(dtype=float)
     back = down.finish_s(replied, wire_bits(size_down, down.at(replied)))
     return np.asarray((arrived - sent + back - replied) * 1e9)

@@ -102,11 +102,13 @@ def _print(work: Path) -> None:
     figure, kinds = pickle.loads(work.read_bytes())
     work.unlink()
     figure.set_dpi(PNG_DPI)
+    # Laid out once, for the PNG: the files show the same picture, and none is drawn twice.
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     for kind in kinds:
         file = work.with_suffix(f".{kind}")
         figure.savefig(file, format=kind, dpi=PNG_DPI, metadata=_METADATA[kind])
-        # Laid out with the first: the files show the same picture.
-        figure.set_layout_engine(None)
 
 
 if __name__ == "__main__":

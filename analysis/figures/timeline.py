@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
@@ -186,23 +188,28 @@ def _band(
     """A stripe along the axis, coloured by the split named in a column."""
     # Of several devices the first: their choices would lie on each other.
     rows = rows[rows["device"] == min(rows["device"].unique(), default="")]
-    for split, part in rows.groupby(column):
+    rows = rows.dropna(subset=[column])
+    for split, spans in _spans(rows, column).items():
         axes.broken_barh(
-            _spans(rows, part),
+            spans,
             place,
             transform=axes.get_xaxis_transform(),
-            facecolors=colours[str(split)],
+            facecolors=colours[split],
             linewidth=0,
         )
 
 
-def _spans(rows: pd.DataFrame, part: pd.DataFrame) -> list[tuple[float, float]]:
-    """Start and length of each stretch in which one split was chosen query after query."""
-    places = rows.index.get_indexer(part.index)
-    stretch = np.cumsum(np.diff(places, prepend=-2) > 1)
-    ends = part["t_s"] + part["e2e_ns"] / 1e9
-    begun, ended = part["t_s"].groupby(stretch).min(), ends.groupby(stretch).max()
-    return list(zip(begun, ended - begun, strict=True))
+def _spans(rows: pd.DataFrame, column: str) -> dict[str, list[tuple[float, float]]]:
+    """Of each split, start and length of each stretch in which it was named row after row."""
+    named = rows[column].to_numpy(dtype=object)
+    begun_s = rows["t_s"].to_numpy()
+    ended_s = begun_s + rows["e2e_ns"].to_numpy() / 1e9
+    first = [n for n in range(len(named)) if n == 0 or named[n] != named[n - 1]]
+    spans: dict[str, list[tuple[float, float]]] = {str(split): [] for split in sorted(set(named))}
+    for one, after in pairwise([*first, len(named)]):
+        start_s = begun_s[one]
+        spans[str(named[one])].append((start_s, ended_s[one:after].max() - start_s))
+    return spans
 
 
 def _legend(figure: Figure, splits: list[str], colours: dict[str, str], more: list[Artist]) -> None:
