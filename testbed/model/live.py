@@ -81,7 +81,10 @@ def _lifetimes(nodes: Sequence[fx.Node], source: fx.Node) -> dict[fx.Node, tuple
 
 
 def _bases(live: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
-    """The tensors that views of all their elements show, each once: the tail views them again."""
+    """The tensors that views of all their elements show, each once: the tail views them again.
+
+    A view may show elements several times (expanded, windows that overlap): what it shows is less.
+    """
     found: dict[fx.Node, None] = {}
     for node in live:
         while _is_view(node):
@@ -117,7 +120,8 @@ def _is_view(node: fx.Node) -> bool:
         return False
     schema = node.target._schema
     aliases = any(result.alias_info is not None for result in schema.returns)
-    return aliases and not schema.is_mutable and str(shown.numel()) == str(value.numel())
+    least, most = (at_images(tensor.numel(), 1) for tensor in (shown, value))
+    return aliases and not schema.is_mutable and least <= most
 
 
 def positions_by_module(nodes: Sequence[fx.Node], prefix: str) -> dict[str, int]:

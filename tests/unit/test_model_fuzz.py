@@ -177,7 +177,7 @@ def test_what_only_fx_traces_is_cut_as_exactly() -> None:
 
 
 class Windows(nn.Module):
-    """Parts of a tensor, and one number for each image, stay in use across cuts."""
+    """Parts and views of a tensor, and one number for each image, stay in use across cuts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,12 +186,16 @@ class Windows(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
         part, total = x[:, :2], x.sum((1, 2, 3))
-        return self.second(x).mean((2, 3)) + part.mean((2, 3)) + total[:, None]
+        rolling = self.second(x).unfold(2, 3, 1)
+        logits = F.relu(part).mean((2, 3)) + part.mean((2, 3)) + total[:, None]
+        return logits + rolling.mean((2, 3, 4))
 
 
 def test_parts_keep_the_memory_layout_that_they_had() -> None:
     table = check_every_cut(Windows().eval(), 3)
     assert any(() in point.shapes and len(point.shapes) == 3 for point in table.points)
+    # Windows of three rows overlap: what is sent are the rows.
+    assert {shape for point in table.points for shape in point.shapes if len(shape) > 3} == set()
 
 
 class Plain(nn.Module):
