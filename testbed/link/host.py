@@ -49,6 +49,11 @@ def pyroute2_version() -> str | None:
         return None
 
 
+def is_user_mode() -> bool:
+    """Whether this kernel is a process of another one (arch/um/kernel/um_arch.c)."""
+    return "User Mode Linux" in Path("/proc/cpuinfo").read_text()
+
+
 def has_netem() -> bool | None:
     """Whether this kernel makes a netem qdisc; None where it cannot be tried without root.
 

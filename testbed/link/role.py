@@ -51,6 +51,7 @@ class LinkRole:
         sysctls = host.read_sysctls()
         return {
             "netem": host.has_netem(),
+            "user_mode": host.is_user_mode(),
             "ingress": all(modules.try_all()[name] for name in ("ifb", "mirred")),
             "pyroute2": host.pyroute2_version(),
             "psched": Path("/proc/net/psched").read_text().strip(),

@@ -45,6 +45,20 @@ def levels(rates_bps: Iterable[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys([low, *middle, high]))
 
 
+def too_slow_guest(highest_bps: int, carries_bps: int | None) -> str | None:
+    """What to say of a user-mode router that is likely too slow for a rate, or None.
+
+    ``carries_bps``: of such a router, None where the link has another.
+    """
+    if carries_bps is None or CAPACITY_FACTOR * highest_bps < carries_bps:
+        return None
+    return (
+        "the lab's router is user-mode Linux, which on a busy machine carries only about "
+        f"{format_rate(carries_bps)}: stay under {format_rate(carries_bps / CAPACITY_FACTOR)}, or "
+        "use a machine whose kernel has netem"
+    )
+
+
 def rate_fault(what: str, asked_bps: int, measured_bps: float | None, loss: float) -> str | None:
     """Why a measured rate (IP bytes) is not the rate asked for, or None."""
     if measured_bps is None:
@@ -58,14 +72,16 @@ def rate_fault(what: str, asked_bps: int, measured_bps: float | None, loss: floa
     )
 
 
-def capacity_fault(what: str, max_bps: int, measured_bps: float | None) -> str | None:
+def capacity_fault(
+    what: str, max_bps: int, measured_bps: float | None, remedy: str | None = None
+) -> str | None:
     """Why the unshaped path cannot carry the highest rate asked for, or None."""
+    remedy = remedy or "lower the trace's rates or use a faster network"
     if measured_bps is not None and measured_bps > CAPACITY_FACTOR * max_bps:
         return None
     return (
         f"{what}: the unshaped path must carry {CAPACITY_FACTOR} times the highest rate asked for "
-        f"({format_rate(max_bps)}), got {format_rate(measured_bps or 0)}; lower the trace's rates "
-        "or use a faster network"
+        f"({format_rate(max_bps)}), got {format_rate(measured_bps or 0)}; {remedy}"
     )
 
 
@@ -75,15 +91,12 @@ def capacity_doubts(schedules: Mapping[str, Mapping[str, Schedule]], carries_bps
     for link, sides in schedules.items():
         for side, schedule in sides.items():
             highest_bps = max(rate for _, rate in schedule.changes)
-            if CAPACITY_FACTOR * highest_bps < carries_bps:
-                continue
-            doubts.append(
-                f"link {link} {side}: up to {format_rate(highest_bps)}, and the lab's router is "
-                f"user-mode Linux, which carries about {format_rate(carries_bps)}: expect the "
-                f"check before the campaign, which asks for {CAPACITY_FACTOR} times the highest "
-                f"rate, to refuse it; stay under {format_rate(carries_bps / CAPACITY_FACTOR)}, or "
-                "use a machine whose kernel has netem"
-            )
+            if slow := too_slow_guest(highest_bps, carries_bps):
+                doubts.append(
+                    f"link {link} {side}: up to {format_rate(highest_bps)}: the check before "
+                    f"the campaign, which asks for {CAPACITY_FACTOR} times the highest rate, may "
+                    f"refuse it; {slow}"
+                )
     return doubts
 
 

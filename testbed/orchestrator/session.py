@@ -16,7 +16,7 @@ from testbed.hosts.connection import Connection, connect_all, each
 from testbed.hosts.deploy import deploy, send_artefact
 from testbed.hosts.preflight import preflight, require
 from testbed.hosts.role import RoleProcess
-from testbed.lab import Lab
+from testbed.lab import Lab, uml
 from testbed.model.cache import Prepared
 from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.link_plan import needs_netem
@@ -161,7 +161,8 @@ class Session(AbstractContextManager["Session"]):
         ends = {side: self.connections[self.host_of(side)] for side in ("device", "server")}
         probers = self._stack.enter_context(Probers(ends, self.folder / "logs"))
         asked = asked_of(self.experiment, self.plan.schedules, self.plan.schedules)
-        self.link_check = LinkCheck(probers)
+        by_guest = any(self.roles[name].hello["user_mode"] for name in self.link_roles)
+        self.link_check = LinkCheck(probers, uml.CARRIES_BPS if by_guest else None)
         self.link_check.unshaped({side: a.max_bps for side, a in asked.items()})
 
     @property

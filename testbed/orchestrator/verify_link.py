@@ -24,6 +24,7 @@ from testbed.orchestrator.link_bounds import (
     levels,
     loss_fault,
     rate_fault,
+    too_slow_guest,
 )
 from testbed.orchestrator.link_plan import direction_message
 from testbed.orchestrator.plan import DIRECTIONS
@@ -119,8 +120,10 @@ class LinkCheck:
         faults: one line for everything that is not as asked.
     """
 
-    def __init__(self, probers: Probers) -> None:
+    def __init__(self, probers: Probers, guest_carries_bps: int | None = None) -> None:
+        """``guest_carries_bps``: of a user-mode router, which faults of rates then name."""
         self._probers = probers
+        self._guest_carries_bps = guest_carries_bps
         self._base_ns: list[int] = []
         self.faults: list[str] = []
         self.document: Result = {"links": {}, "faults": self.faults}
@@ -136,7 +139,8 @@ class LinkCheck:
         self._base_ns = base["rtts_ns"]
         capacity = {
             side: self._attempt(
-                partial(self._probers.tcp, side, CAPACITY_S), partial(_judge_capacity, side, rate)
+                partial(self._probers.tcp, side, CAPACITY_S),
+                partial(_judge_capacity, side, rate, too_slow_guest(rate, self._guest_carries_bps)),
             )
             for side, rate in max_bps.items()
         }
@@ -165,14 +169,15 @@ class LinkCheck:
     def _level(self, side: str, asked: Asked, rate_bps: int, rtt_ns: int) -> Result:
         what = f"{side} at {format_rate(rate_bps)}"
         udp = partial(self._probers.udp, side, rate_bps, TRANSFER_S)
-        judge = partial(_judge_rate, f"{what}, UDP", rate_bps, asked.loss)
+        slow = too_slow_guest(rate_bps, self._guest_carries_bps)
+        judge = partial(_judge_rate, f"{what}, UDP", rate_bps, asked.loss, slow)
         level: Result = {"rate_bps": rate_bps, "udp": self._attempt(udp, judge)}
         if asked.orderly:  # else TCP tells of its congestion control, not of the link
             window_bytes = round(rate_bps / 8 * rtt_ns / 1e9) + asked.queue_bytes // 4
             # Half of it is slow start, which takes some round trips.
             seconds = TRANSFER_S + 16 * rtt_ns / 1e9
             tcp = partial(self._probers.tcp, side, seconds, window_bytes)
-            judge = partial(_judge_rate, f"{what}, TCP", rate_bps, asked.loss)
+            judge = partial(_judge_rate, f"{what}, TCP", rate_bps, asked.loss, slow)
             level["tcp"] = self._attempt(tcp, judge)
         return level
 
@@ -193,12 +198,15 @@ class LinkCheck:
         return attempts
 
 
-def _judge_capacity(side: str, max_bps: int, found: Result) -> str | None:
-    return capacity_fault(f"{side} capacity", max_bps, found["rate_bps"])
+def _judge_capacity(side: str, max_bps: int, slow: str | None, found: Result) -> str | None:
+    return capacity_fault(f"{side} capacity", max_bps, found["rate_bps"], slow)
 
 
-def _judge_rate(what: str, rate_bps: int, loss: float, found: Result) -> str | None:
-    return rate_fault(what, rate_bps, found["rate_bps"], loss)
+def _judge_rate(
+    what: str, rate_bps: int, loss: float, slow: str | None, found: Result
+) -> str | None:
+    fault = rate_fault(what, rate_bps, found["rate_bps"], loss)
+    return f"{fault}; {slow}" if fault and slow else fault
 
 
 def _judge_loss(side: str, asked: Asked, found: Result) -> str | None:

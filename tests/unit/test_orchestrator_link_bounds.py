@@ -107,6 +107,6 @@ def test_a_user_mode_router_is_doubted_beyond_what_it_carries() -> None:
     schedules = {"far": {"uplink": Schedule.constant(60 * 10**6), "downlink": Schedule.constant(1)}}
     (doubt,) = capacity_doubts(schedules, 67 * 10**6)
     assert doubt.startswith("link far uplink: up to 60 Mbit/s")
-    assert "carries about 67 Mbit/s" in doubt
+    assert "carries only about 67 Mbit/s" in doubt
     assert "stay under 55.8 Mbit/s" in doubt
     assert capacity_doubts(schedules, 73 * 10**6) == []

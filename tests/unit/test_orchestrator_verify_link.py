@@ -104,6 +104,26 @@ def test_a_wrong_level_is_measured_again_and_then_a_fault() -> None:
     assert check.document["faults"] == check.faults
 
 
+def test_rates_beyond_a_user_mode_router_name_it() -> None:
+    asked = both()
+    path = Path(asked)
+    path.factor = lambda side, rate_bps: 0.9
+    check = LinkCheck(path, 30 * MBIT)
+    path.capacity_bps = 364.0 * MBIT
+    check.unshaped({"uplink": 400 * MBIT})
+    check.shaped("wander", asked, path.set_rates)
+    named = {fault.split(":")[0]: "user-mode Linux" in fault for fault in check.faults}
+    assert named == {
+        "uplink capacity": True,
+        "uplink at 2 Mbit/s, UDP": False,
+        "uplink at 2 Mbit/s, TCP": False,
+        "uplink at 20 Mbit/s, UDP": False,
+        "uplink at 20 Mbit/s, TCP": False,
+        "downlink at 40 Mbit/s, UDP": True,
+        "downlink at 40 Mbit/s, TCP": True,
+    }
+
+
 def test_a_passing_disturbance_is_no_fault_and_stays_on_record() -> None:
     asked = both()
     path = Path(asked)
