@@ -22,7 +22,7 @@ def condition_name(link: str, load: str) -> str:
 
 
 def _means(queries: pd.DataFrame) -> dict[str, float]:
-    done = metrics.counted(queries)
+    done = metrics.counted(queries, "e2e_ns")
     return {p: float(rows["e2e_ns"].mean()) / 1e6 for p, rows in metrics.by_policy(done)}
 
 

@@ -16,36 +16,37 @@ from analysis.policies import DYNAMIC, KINDS, kind_of, split_of
 # A few queries long and a few rate steps long.
 BIN_S = 0.5
 _MS = 1e6
+_INDEX = ("trial", "bin")
 
 # Each policy's bins, as :func:`bin_tables` gives them.
 Binned = dict[str, pd.DataFrame]
 
 
-def binned(queries: pd.DataFrame, value: str = "e2e_ns") -> pd.DataFrame:
-    """Queries of one policy by the moment they began.
+def _binned(done: pd.DataFrame, value: str) -> pd.DataFrame:
+    begun_s, values_ms = done["t_s"].to_numpy(), done[value].to_numpy() / _MS
+    ended_s = begun_s + done["e2e_ns"].to_numpy() / 1e9
+    trials = sorted(done.groupby("trial").indices.items())
+    parts = [_trial_bins(begun_s[own], ended_s[own], values_ms[own]) for _, own in trials]
+    lengths = [len(means) for _, _, means in parts]
+    places = [
+        np.repeat([trial for trial, _ in trials], lengths),
+        np.concatenate([np.arange(length) for length in lengths]),
+    ]
+    columns = zip(("sum", "n", "mean"), map(np.concatenate, zip(*parts, strict=True)), strict=True)
+    return pd.DataFrame(dict(columns), index=pd.MultiIndex.from_arrays(places, names=_INDEX))
 
-    Returns ``sum``, ``n`` and ``mean`` in ms over the index (trial, bin), for every bin up to the
-    end of the last query. Where no query began, one begun earlier is still under way, and ``mean``
-    is that of its bin.
-    """
-    done = counted(queries, "trial", "t_s", "e2e_ns", value)
-    parts = {trial: _trial_bins(rows, value) for trial, rows in done.groupby("trial")}
-    if not parts:
-        return pd.DataFrame({"sum": [], "n": [], "mean": []})
-    return pd.concat(parts, names=["trial", "bin"])
 
-
-def _trial_bins(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    begun_s = rows["t_s"].to_numpy()
-    count = max(1, ceil(float(np.max(begun_s + rows["e2e_ns"].to_numpy() / 1e9)) / BIN_S))
+def _trial_bins(begun_s: Floats, ended_s: Floats, values_ms: Floats) -> tuple[Any, Any, Floats]:
+    count = max(1, ceil(float(ended_s.max()) / BIN_S))
     place = (begun_s // BIN_S).astype(int)
     inside = (place >= 0) & (place < count)
-    values_ms = rows[value].to_numpy()[inside] / _MS
-    sums = np.bincount(place[inside], values_ms, minlength=count)
+    sums = np.bincount(place[inside], values_ms[inside], minlength=count)
     numbers = np.bincount(place[inside], minlength=count)
+    # An empty bin has the mean of the last one that is not; those before the first have its.
+    last = np.maximum.accumulate(np.where(numbers > 0, np.arange(count), -1))
+    held = np.where(last < 0, np.argmax(numbers > 0), last)
     with np.errstate(invalid="ignore"):
-        means = pd.Series(sums / numbers).ffill().bfill()
-    return pd.DataFrame({"sum": sums, "n": numbers, "mean": means})
+        return sums, numbers, sums[held] / numbers[held]
 
 
 def common(tables: Binned) -> Binned:
@@ -102,9 +103,14 @@ def gains(tables: Binned) -> pd.DataFrame:
 
 
 def bin_tables(queries: pd.DataFrame, value: str = "e2e_ns") -> Binned:
-    """:func:`binned` for every policy that has a result."""
-    done = counted(queries, "kind", "status", "trial", "t_s", "e2e_ns", value)
-    return {policy: binned(rows, value) for policy, rows in by_policy(done)}
+    """Queries of every policy that has a result, by the moment they began.
+
+    Each is ``sum``, ``n`` and ``mean`` in ms over the index (trial, bin), for every bin up to the
+    end of the last query. Where no query began, one begun earlier is still under way, and ``mean``
+    is that of its bin.
+    """
+    done = counted(queries, "trial", "t_s", "e2e_ns", value)
+    return {policy: _binned(rows, value) for policy, rows in by_policy(done)}
 
 
 def fastest(tables: Binned) -> pd.DataFrame:

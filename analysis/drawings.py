@@ -35,7 +35,7 @@ def condition_drawings(
         colours: of each split and policy.
         condition: link and load.
     """
-    done = metrics.counted(rows)
+    done = metrics.counted(rows, "trial", "device", "e2e_ns")
     if not len(done):
         return
     key = ".".join(condition)
@@ -69,13 +69,14 @@ def condition_drawings(
         _distribution(done, ["policy"], "e2e_ns"),
         in_page=False,
     )
+    breakdown = metrics.breakdown(rows)
     yield Drawing(
         f"parts.{key}",
         "Where the time goes",
         "Brown is spent on the device, grey on the network, teal on the server; what lies right of "
         "the floor's tick is overhead.",
-        draw_parts(rows),
-        metrics.breakdown(rows),
+        draw_parts(breakdown),
+        breakdown,
     )
     if len(told := predicted(rows)):
         yield Drawing(

@@ -74,13 +74,14 @@ def _carried(samples: pd.DataFrame, queries: pd.DataFrame, side: str) -> tuple[f
     carried = offered = drops = 0.0
     size = "bytes_up" if side == "uplink" else "bytes_down"
     done = queries.loc[queries["status"] == "ok", ["run_id", "send_s", size]]
+    send_s, sizes = done["send_s"].to_numpy(), done[size].to_numpy()
     of_run = done.groupby("run_id").indices
     for run_id, rows in samples.groupby("run_id"):
         first, last = rows.iloc[0], rows.iloc[-1]
-        sent = done.iloc[of_run.get(run_id, [])]
-        inside = sent[(sent["send_s"] >= first["t_s"]) & (sent["send_s"] < last["t_s"])]
-        sizes, counts = np.unique(inside[size].to_numpy(), return_counts=True)
-        sent_bytes = sum(ip_bytes(int(n)) * int(c) for n, c in zip(sizes, counts, strict=True))
+        own = of_run.get(run_id, np.empty(0, dtype=int))
+        inside = own[(send_s[own] >= first["t_s"]) & (send_s[own] < last["t_s"])]
+        each, counts = np.unique(sizes[inside], return_counts=True)
+        sent_bytes = sum(ip_bytes(int(n)) * int(c) for n, c in zip(each, counts, strict=True))
         framed = sent_bytes * LINK_FRAME_BYTES / MTU_BYTES
         carried += float(last["bytes"] - first["bytes"])
         drops += float(last["drops"] - first["drops"])

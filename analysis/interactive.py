@@ -24,7 +24,7 @@ def interactive_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> 
 
     Without the script (on paper) it is the same picture with its legend.
     """
-    done = counted(queries)
+    done = counted(queries, "e2e_ns")
     series = {p: np.sort(rows["e2e_ns"].to_numpy()) / 1e6 for p, rows in by_policy(done)}
     low = min(values[0] for values in series.values())
     high = max(values[-1] for values in series.values())

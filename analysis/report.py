@@ -105,5 +105,5 @@ def _section(
         answer=answer(data, rows, binned, link, load),
         tables=condition_tables(data, rows, binned, judged),
         drawings=drawings,
-        plot=interactive_distribution(rows, colours) if len(metrics.counted(rows)) else "",
+        plot=interactive_distribution(rows, colours) if drawings else "",
     )

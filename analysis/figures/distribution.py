@@ -14,7 +14,7 @@ from analysis.policies import DYNAMIC, policy_label, split_of
 
 def draw_distribution(queries: pd.DataFrame, colours: dict[str, str]) -> Figure:
     """Share of the queries that took at most so long."""
-    done = counted(queries)
+    done = counted(queries, "e2e_ns")
     groups = by_policy(done)
     figure = new_figure(4.0)
     axes = figure.subplots()

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.style import new_figure
 from analysis.formats import number
-from analysis.metrics import PARTS, breakdown
+from analysis.metrics import PARTS
 from analysis.policies import policy_label
 
 # Brown on the device, grey on the network, teal on the server: told apart by lightness too.
@@ -24,9 +24,11 @@ _COLOURS = {
 }
 
 
-def draw_parts(queries: pd.DataFrame) -> Figure:
-    """Horizontal stacked bars; a tick across each bar marks the floor."""
-    frame = breakdown(queries)
+def draw_parts(frame: pd.DataFrame) -> Figure:
+    """Horizontal stacked bars; a tick across each bar marks the floor.
+
+    ``frame`` is :func:`analysis.metrics.breakdown` of the queries.
+    """
     places = np.arange(len(frame))[::-1]
     figure = new_figure(0.42 * len(frame) + 1.3)
     axes = figure.subplots()

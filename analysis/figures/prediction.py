@@ -12,10 +12,12 @@ from analysis.figures.style import GREY, new_figure
 from analysis.metrics import counted
 from analysis.policies import ordered_splits, split_label
 
+_NEEDED = ("split", "predicted_ns", "e2e_ns", "up_bps", "rate_est_bps")
+
 
 def predicted(queries: pd.DataFrame) -> pd.DataFrame:
     """The queries that have a prediction to compare."""
-    done = counted(queries)
+    done = counted(queries, *_NEEDED)
     return done[done["predicted_ns"] > 0]
 
 

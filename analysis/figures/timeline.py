@@ -26,6 +26,7 @@ _MARKS = 4  # of a logarithmic axis of one row
 # No policy has a grey, so rate, throughput and estimate are never taken for one.
 _CARRIED = "#CDD3D8"
 _OUTAGE = "#FFF1DC"
+_NEEDED = ("run_id", "device", "query", "split", "status", "t_s", "e2e_ns", "rate_est_bps")
 # Stripes at the foot of the latencies: (from, height) as shares of the axis.
 _CHOSEN_BAND, _BEST_BAND = (0.0, 0.07), (0.09, 0.035)
 
@@ -47,9 +48,14 @@ def draw_timeline(
     """
     by_policy = {run.policy: run for run in runs}
     policies = ordered_policies(by_policy)
-    done = counted(queries)
+    done = counted(queries, *_NEEDED)
     figure = new_figure(_ROW_IN * len(policies) + 1.1)
     grid = figure.subplots(len(policies), 2, sharex=True, sharey="col", squeeze=False)
+    # Set before anything is drawn: no artist then asks for the limits that would hold it.
+    longest_s = max(run.duration_s for run in runs)
+    grid[0, 0].set_xlim(0, longest_s)
+    _scale(grid[0, 0], _rates_seen(data, runs))
+    _scale(grid[0, 1], done[done["run_id"].isin([r.run_id for r in runs])]["e2e_ns"] / 1e6)
     for (left, right), policy in zip(grid, policies, strict=True):
         run = by_policy[policy]
         rows = done[done["run_id"] == run.run_id].sort_values("t_s")
@@ -66,10 +72,6 @@ def draw_timeline(
         devices = sorted(done["device"].unique())
         by = f" by {devices[0]}" if len(devices) > 1 else ""
         right.set_title(f"latency, ms (bands: split chosen{by}, above it the best)")
-    longest_s = max(run.duration_s for run in runs)
-    grid[0, 0].set_xlim(0, longest_s)
-    _scale(grid[0, 0], _rates_seen(data, runs))
-    _scale(grid[0, 1], done[done["run_id"].isin([r.run_id for r in runs])]["e2e_ns"] / 1e6)
     for axes in grid[-1]:
         axes.set_xlabel("seconds since the run began")
     more: list[Artist] = [_OUTAGE_KEY] if any(outages_of(run) for run in runs) else []
@@ -120,9 +122,9 @@ def timeline_data(
     data: Dataset, queries: pd.DataFrame, judged: pd.DataFrame, runs: list[Run]
 ) -> pd.DataFrame:
     """What :func:`draw_timeline` shows: ``shows`` tells rate set, throughput and queries apart."""
-    parts = []
+    done, parts = counted(queries, *_NEEDED), []
     for run in runs:
-        rows = counted(queries[queries["run_id"] == run.run_id]).sort_values("t_s")
+        rows = done[done["run_id"] == run.run_id].sort_values("t_s")
         best = judged.loc[judged["run_id"] == run.run_id, ["device", "query", "best"]]
         rows = rows.astype({"device": str}).merge(best.astype({"device": str}), how="left")
         asked = pd.DataFrame(
