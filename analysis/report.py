@@ -18,7 +18,7 @@ from analysis.drawings import condition_drawings, link_drawings
 from analysis.environment import environment_tables
 from analysis.figures.gallery import Gallery
 from analysis.figures.press import Press
-from analysis.figures.style import palette, style
+from analysis.figures.style import Drawing, palette, style
 from analysis.fleet import fleet_tables
 from analysis.frames import KINDS
 from analysis.hindsight import costs_by_trial, hindsight
@@ -53,13 +53,18 @@ def _write(data: Dataset, folder: Path, gallery: Gallery) -> Path:
     for name in ("figures", "tables", "records"):
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).mkdir(parents=True)
+    # Figures as early as can be: they are drawn while the tables are made.
+    shared, colours = gallery.hang(link_drawings(data)), palette(data)
     queries = with_floor(data)
     judged = hindsight(data, queries)
     rows = {key: metrics.under(queries, *key) for key in data.conditions}
+    hung = {
+        key: gallery.hang(condition_drawings(data, part, metrics.under(judged, *key), colours, key))
+        for key, part in rows.items()
+    }
     binned = {key: bin_tables(part) for key, part in rows.items()}
-    shared = gallery.hang(link_drawings(data))
     sections = [
-        _section(data, part, binned[key], metrics.under(judged, *key), *key, gallery)
+        _section(data, part, binned[key], metrics.under(judged, *key), *key, colours, hung[key])
         for key, part in rows.items()
     ]
     costs = costs_by_trial(judged)
@@ -93,13 +98,12 @@ def _section(
     judged: pd.DataFrame,
     link: str,
     load: str,
-    gallery: Gallery,
+    colours: dict[str, str],
+    drawings: list[Drawing],
 ) -> Section:
-    key, colours = f"{link}.{load}", palette(data)
-    drawings = gallery.hang(condition_drawings(data, rows, judged, colours, (link, load)))
     return Section(
         title=condition_name(link, load),
-        key=key,
+        key=f"{link}.{load}",
         link=link,
         load=load,
         answer=answer(data, rows, binned, link, load),

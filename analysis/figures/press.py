@@ -7,6 +7,7 @@ as fast as that does.
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import subprocess
@@ -112,6 +113,10 @@ def _print(work: Path) -> None:
 
 
 if __name__ == "__main__":
+    # A figure is garbage when it is drawn, and then alone: searching amid one finds nothing.
+    gc.freeze()
+    gc.disable()
     with mpl.rc_context(RC):
         for line in sys.stdin:
             _print(Path(line.rstrip("\n")))
+            gc.collect()
