@@ -13,11 +13,22 @@ from analysis.bins import Binned, bin_tables, common, fastest, fastest_kinds
 from analysis.dataset import Dataset
 from analysis.metrics import counted
 from analysis.policies import KINDS, split_of
-from analysis.replay import TIMED, rate_steps, transfer_ns
+from analysis.replay import TIMED, of_each_device, own_steps, transfer_ns
 from testbed.encodings import ITEM_BYTES, parse_features
 from testbed.model.table import LOCAL, OFFLOAD
 
-_NEEDED = ("run_id", "split", "kind", "status", "trial", "t_s", "e2e_ns", "transfer_ns", *TIMED)
+_NEEDED = (
+    "run_id",
+    "device",
+    "split",
+    "kind",
+    "status",
+    "trial",
+    "t_s",
+    "e2e_ns",
+    "transfer_ns",
+    *TIMED,
+)
 
 
 def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float) -> pd.DataFrame:
@@ -26,15 +37,14 @@ def _computed(data: Dataset, queries: pd.DataFrame, feature: float, pixel: float
     factor = np.where(queries["split"] == OFFLOAD, pixel, feature)
     remote = (queries["split"] != LOCAL).to_numpy()
     timed, before_ns = queries[TIMED], queries["transfer_ns"].to_numpy()
-    by_run = queries.groupby("run_id").indices
-    for run in data.runs:
-        places = by_run.get(run.run_id, np.empty(0, dtype=int))
+    runs = {run.run_id: run for run in data.runs}
+    for run_id, device, places in of_each_device(queries):
         # A width that stays the same changes nothing.
         places = places[remote[places] & (factor[places] != 1.0)]
         if not len(places):
             continue
-        steps = [rate_steps(data, run, side) for side in ("uplink", "downlink")]
-        scaled_ns = transfer_ns(timed.iloc[places], steps[0], steps[1], factor[places])
+        up, down = own_steps(data, runs[run_id], device)
+        scaled_ns = transfer_ns(timed.iloc[places], up, down, factor[places])
         e2e_ns[places] += scaled_ns - before_ns[places]
     return queries.assign(e2e_ns=e2e_ns)
 

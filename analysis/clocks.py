@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -64,9 +64,9 @@ class Axis:
         begun = [queries.filter(pc.not_equal(queries["kind"], "warmup"))["t_start_ns"]]
         times = {"device": begun, "load": [tables["load"]["t_ns"]]}
         times["server"] = [tables["server"]["t_ns"]]
-        for side in ("uplink", "downlink"):
+        for side in pc.unique(link["direction"]).to_pylist():
             planned = link.filter(pc.equal(link["direction"], side))["t_planned_ns"]
-            role = "link" if "link" in clocks or "link" in starts else _SENDERS[side]
+            role = _link_role(side, {*clocks, *starts})
             times.setdefault(role, []).append(planned)
         for role, columns in times.items():
             first = [t_ns for column in columns if (t_ns := pc.min(column).as_py()) is not None]
@@ -76,7 +76,7 @@ class Axis:
 
     def link_role(self, side: str) -> str:
         """The role that shapes a direction: the router's, or the sender's own."""
-        return "link" if "link" in self.clocks or "link" in self.t0_ns else _SENDERS[side]
+        return _link_role(side, {*self.clocks, *self.t0_ns})
 
     def device_role(self, host: str) -> str:
         """The role of one of several devices, by its host."""
@@ -94,6 +94,12 @@ class Axis:
         if device is not None and other is not None and "device" in self.t0_ns:
             return self.t0_ns["device"] - device.offset_ns + other.offset_ns
         return self.t0_ns.get(role, float("nan"))
+
+
+def _link_role(side: str, roles: Collection[str]) -> str:
+    """A router's role is named as its directions are: ``link-north`` has ``uplink-north``."""
+    _, dash, router = side.partition("-")
+    return f"link{dash}{router}" if router or "link" in roles else _SENDERS[side]
 
 
 _SENDERS = {"uplink": "link-device", "downlink": "link-server"}

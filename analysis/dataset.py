@@ -28,7 +28,11 @@ PROFILE_RUN = "profile"  # and profile-<host> of each further kind of device
 
 @dataclass(frozen=True)
 class Run:
-    """One run's factors and how it ended; ``state`` is ``interrupted`` without a manifest."""
+    """One run's factors and how it ended; ``state`` is ``interrupted`` without a manifest.
+
+    ``behind``: where there are several links, what the directions of each device's own are named
+    by: nothing for the first router's, else ``-<router>``.
+    """
 
     folder: Path
     run_id: str
@@ -43,6 +47,20 @@ class Run:
     altered: tuple[str, ...]
     lines_lost: int
     axis: Axis
+    behind: Mapping[str, str]
+
+    def uplink_of(self, device: str) -> str:
+        """The name of the direction from a device to the server."""
+        return f"uplink{self.behind.get(device, '')}"
+
+    def downlink_of(self, device: str) -> str:
+        """The name of the direction from the server to a device."""
+        return f"downlink{self.behind.get(device, '')}"
+
+    @property
+    def first_device(self) -> str:
+        """Of several links' devices the first by name; nothing where there is one link."""
+        return min(self.behind, default="")
 
     @property
     def state(self) -> str:
@@ -111,9 +129,11 @@ class Dataset:
         """What offload sends, such as ``uint8`` or ``jpeg:75``."""
         return str(self.experiment.get("encoding", {}).get("input", "uint8"))
 
-    def delay_ns(self, link: str) -> int:
-        """Propagation that the experiment asks for, both ways."""
-        spec = self.experiment.get("links", {}).get(link, {})
+    def delay_ns(self, run: Run, device: str) -> int:
+        """Propagation that the experiment asks for on a device's link, both ways."""
+        links = self.experiment.get("links", {})
+        router = run.behind.get(device, "").removeprefix("-")
+        spec = links.get(links.get(run.link, {}).get("at", {}).get(router, run.link), {})
         return sum(int(spec.get(side, {}).get("delay", 0)) for side in ("uplink", "downlink"))
 
 
@@ -178,6 +198,7 @@ def _load_run(folder: Path, environments: dict[str, Document]) -> tuple[Run, Str
         altered=tuple(altered),
         lines_lost=lost,
         axis=axis,
+        behind=plan.get("behind", {}),
     )
     factors = {factor: str(plan[factor]) for factor in FACTORS}
     return run, Streams(tables, axis, run.index, run.trial, factors)

@@ -49,25 +49,40 @@ def link_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     ``carried_share`` is the class's bytes between its first and last sample ÷ framed bytes of the
     payloads sent between them, all runs together: acknowledgements make it a little more than 1.
     """
+    behind = next((run.behind for run in data.runs if run.behind), {})
     rows = []
     for link in dict.fromkeys(run.link for run in data.runs):
-        for side in SIDES:
-            changes, samples = (
-                frame[(frame["link"] == link) & (frame["direction"] == side)]
-                for frame in (data.changes, data.samples)
-            )
-            late_ms = changes["late_ns"].dropna() / 1e6
-            enough = len(late_ms) >= needed_for_percentile(0.99)
-            row: dict[str, Any] = {"link": link, "direction": side, "changes": len(late_ms)}
-            row["late_p50_ms"] = float(late_ms.median()) if len(late_ms) else None
-            row["late_p99_ms"] = float(late_ms.quantile(0.99)) if enough else None
-            row["late_max_ms"] = float(late_ms.max()) if len(late_ms) else None
-            carried, offered, drops = _carried(samples, queries, side)
-            row["carried_bytes"], row["offered_bytes"] = carried, offered
-            row["carried_share"] = carried / offered if offered else None
-            row["drops"] = drops
-            rows.append(row)
+        for suffix in dict.fromkeys(behind.values()) or [""]:
+            own = queries
+            if behind:  # the queries that crossed this router's link
+                devices = [device for device, its in behind.items() if its == suffix]
+                own = queries[queries["device"].isin(devices)]
+            rows += [_of_direction(data, own, link, side, side + suffix) for side in SIDES]
     return pd.DataFrame(rows)
+
+
+def _of_direction(
+    data: Dataset, queries: pd.DataFrame, link: str, side: str, direction: str
+) -> dict[str, Any]:
+    changes, samples = (
+        frame[(frame["link"] == link) & (frame["direction"] == direction)]
+        for frame in (data.changes, data.samples)
+    )
+    late_ms = changes["late_ns"].dropna() / 1e6
+    enough = len(late_ms) >= needed_for_percentile(0.99)
+    carried, offered, drops = _carried(samples, queries, side)
+    return {
+        "link": link,
+        "direction": direction,
+        "changes": len(late_ms),
+        "late_p50_ms": float(late_ms.median()) if len(late_ms) else None,
+        "late_p99_ms": float(late_ms.quantile(0.99)) if enough else None,
+        "late_max_ms": float(late_ms.max()) if len(late_ms) else None,
+        "carried_bytes": carried,
+        "offered_bytes": offered,
+        "carried_share": carried / offered if offered else None,
+        "drops": drops,
+    }
 
 
 def _carried(samples: pd.DataFrame, queries: pd.DataFrame, side: str) -> tuple[float, float, float]:

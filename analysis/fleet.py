@@ -49,9 +49,16 @@ def _span_s(rows: pd.DataFrame) -> float:
     return float((trials["end_s"].max() - trials["t_s"].min()).sum())
 
 
+def _own_uplinks(data: Dataset) -> dict[str, str]:
+    """Each device's uplink by name; nothing where all share one."""
+    run = next((run for run in data.runs if run.behind), None)
+    return {device: run.uplink_of(device) for device in run.behind} if run else {}
+
+
 def per_device(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     """One row a condition, policy and device: what it ran, n, rate of answers, latency."""
     fleets: dict[str, dict[str, str]] = data.experiment.get("fleets", {})
+    links = _own_uplinks(data)
     rows = []
     for condition, due in _conditions(queries):
         own = fleets.get(condition["policy"].removeprefix("fleet:"), {})
@@ -61,6 +68,7 @@ def per_device(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
                 {
                     **condition,
                     "device": device,
+                    **({"direction": links[str(device)]} if links else {}),
                     "own_policy": own.get(str(device), condition["policy"]),
                     **{str(k): v for k, v in told.items() if k != "policy"},
                     "answers_per_s": told["n"] / _span_s(due),
@@ -127,6 +135,7 @@ def fleet_tables(data: Dataset, queries: pd.DataFrame) -> list[Table]:
             (
                 *condition,
                 ("device", text("device")),
+                *((("its uplink", text("direction")),) if _own_uplinks(data) else ()),
                 ("its policy", lambda row: policy_label(row["own_policy"])),
                 ("n", count("n")),
                 ("answers per s", num("answers_per_s")),

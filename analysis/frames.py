@@ -132,7 +132,7 @@ def _on_axis(frames: Mapping[str, dict[str, Any]], axes: Sequence[Axis]) -> None
     work_ns = sum(np.nan_to_num(queries[name]) for name in ("decide_ns", "head_ns", "encode_ns"))
     queries["send_s"] = queries["t_s"] + work_ns / 1e9
     for kind, of in (("changes", "t_applied_ns"), ("samples", "t_ns")):
-        for side in ("uplink", "downlink"):
+        for side in frames[kind]["direction"].categories:
             chosen = np.asarray(frames[kind]["direction"] == side)
             _seconds(frames[kind], of, axes, [axis.link_role(side) for axis in axes], chosen)
     for kind in ("load", "server"):

@@ -72,9 +72,10 @@ def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     owned = done.groupby(["run_id", "device"], observed=True).indices
     for key, own in owned.items():
         assert isinstance(key, tuple), "grouped by two columns"
-        run, cost = runs[str(key[0])], costs[str(key[1])]
+        run, device = runs[str(key[0])], str(key[1])
+        cost = costs[device]
         splits = list(cost)
-        times_ns = _times_ns(data, run, found.iloc[own], cost)
+        times_ns = _times_ns(data, run, device, found.iloc[own], cost)
         at = pd.Index(splits).get_indexer(pd.Index(done["split"].iloc[own]))
         chosen_ns[own] = times_ns[np.arange(len(own)), at]
         least_ns[own] = np.fmin.reduce(times_ns, axis=1)
@@ -129,15 +130,15 @@ def _server(done: pd.DataFrame, costs: Mapping[str, Mapping[str, Costs]]) -> pd.
 
 
 def _times_ns(
-    data: Dataset, run: Run, rows: pd.DataFrame, costs: Mapping[str, Costs]
+    data: Dataset, run: Run, device: str, rows: pd.DataFrame, costs: Mapping[str, Costs]
 ) -> NDArray[np.float64]:
-    """What each query of one run would have taken with each candidate, ``(queries, candidates)``.
+    """What each query of a device in one run would have taken with each candidate, ``(queries, candidates)``.
 
     ``rows`` has the query's ``start_s`` and the server's ``wait_ns`` and ``slow`` at that time.
     """
     start_s, wait_ns, slow = (rows[name].to_numpy() for name in ("start_s", "wait_ns", "slow"))
-    up = rate_steps(data, run, "uplink")
-    beyond_ns = data.base_network_ns + data.delay_ns(run.link)
+    up = rate_steps(data, run, run.uplink_of(device))
+    beyond_ns = data.base_network_ns + data.delay_ns(run, device)
     times_ns = np.empty((len(rows), len(costs)))
     for place, (split, found) in enumerate(costs.items()):
         device_ns = found.head_ns + found.encode_ns

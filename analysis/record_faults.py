@@ -65,7 +65,10 @@ def _time_faults(stream: str, table: pa.Table) -> Iterator[str]:
     if stream != "link":
         groups = [("t_ns", table)]
     else:
-        sides = [table.filter(pc.equal(table["direction"], s)) for s in ("uplink", "downlink")]
+        sides = [
+            table.filter(pc.equal(table["direction"], s))
+            for s in pc.unique(table["direction"]).to_pylist()
+        ]
         groups = [(column, side) for side in sides for column in ("t_planned_ns", "t_applied_ns")]
     for column, rows in groups:
         if (np.diff(rows[column].drop_null().to_numpy()) < 0).any():

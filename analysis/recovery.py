@@ -25,9 +25,9 @@ def recovery(data: Dataset) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def outages_of(run: Run) -> list[tuple[float, float]]:
-    """(beginning, length) in seconds of the uplink's outages, in every lap of the run."""
-    schedule = run.schedules["uplink"]
+def outages_of(run: Run, device: str) -> list[tuple[float, float]]:
+    """(beginning, length) in seconds of the outages of a device's uplink, in every lap of a run."""
+    schedule = run.schedules[run.uplink_of(device)]
     outages = [(t / 1e9, n / 1e9) for t, n in schedule.get("outages", [])]
     if not outages or schedule["end"] != "loop":
         return outages
@@ -38,9 +38,16 @@ def outages_of(run: Run) -> list[tuple[float, float]]:
 
 
 def _of_run(data: Dataset, run: Run) -> Iterator[dict[str, Any]]:
-    if not (outages := outages_of(run)):
-        return
     queries = measured(data.queries[data.queries["run_id"] == run.run_id])
+    for suffix in dict.fromkeys(run.behind.values()) or [""]:
+        devices = [device for device, its in run.behind.items() if its == suffix]
+        own = queries[queries["device"].isin(devices)] if devices else queries
+        yield from _of_link(run, outages_of(run, devices[0] if devices else ""), own)
+
+
+def _of_link(
+    run: Run, outages: list[tuple[float, float]], queries: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
     end_s = queries["t_s"] + (queries["e2e_ns"] + queries["t_due_ns"] - queries["t_start_ns"]) / 1e9
     crossed_s = end_s[(queries["status"] == "ok") & (queries["bytes_up"] > 0)]
     for index, (begun_s, length_s) in enumerate(outages):

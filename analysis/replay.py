@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +58,20 @@ def rate_steps(data: Dataset, run: Run, side: str) -> RateSteps:
     return RateSteps(times_s, np.tile(planned[:, 1], laps))
 
 
+def of_each_device(queries: pd.DataFrame) -> Iterator[tuple[str, str, NDArray[np.intp]]]:
+    """Each run, each device in it, and the places of that device's queries."""
+    for run_id, places in queries.groupby("run_id", observed=True).indices.items():
+        devices = queries["device"].iloc[places]
+        for device in devices.unique():
+            yield str(run_id), str(device), places[(devices == device).to_numpy()]
+
+
+def own_steps(data: Dataset, run: Run, device: str) -> tuple[RateSteps, RateSteps]:
+    """Uplink and downlink of a device in one run."""
+    up, down = run.uplink_of(device), run.downlink_of(device)
+    return rate_steps(data, run, up), rate_steps(data, run, down)
+
+
 def wire_bits(payload_bytes: Floats, rate_bps: Floats) -> Floats:
     """IP bits beyond the burst, as ``testbed.framing.serialisation_ns`` counts them."""
     # A run has few sizes and rates, each met many times.
@@ -100,17 +115,17 @@ def with_floor(data: Dataset) -> pd.DataFrame:
     """
     queries = data.queries
     needed = queries[["t_s", *TIMED]]
-    by_run = queries.groupby("run_id").indices
+    runs = {run.run_id: run for run in data.runs}
     up_bps, least_ns, delay_ns = (np.full(len(queries), np.nan) for _ in range(3))
-    for run in data.runs:
-        places = by_run.get(run.run_id, np.empty(0, dtype=int))
+    for run_id, device, places in of_each_device(queries):
+        run = runs[run_id]
         rows = needed.iloc[places]
-        up, down = (rate_steps(data, run, side) for side in ("uplink", "downlink"))
+        up, down = own_steps(data, run, device)
         remote = (rows["bytes_up"] > 0).to_numpy()
         up_bps[places] = up.at(rows["t_s"].to_numpy(dtype=float))
         # In an outage even nothing would wait for the link's return.
         least_ns[places] = transfer_ns(rows, up, down) * remote
-        delay_ns[places] = remote * data.delay_ns(run.link)
+        delay_ns[places] = remote * data.delay_ns(run, device)
     work_ns = queries["head_ns"] + queries["tail_ns"].fillna(0)
     floor_ns = work_ns + least_ns + delay_ns
     return queries.assign(up_bps=up_bps, transfer_ns=least_ns, floor_ns=floor_ns)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,7 +23,9 @@ def draw_lateness(changes: pd.DataFrame) -> Figure:
         late_ms = np.sort(rows["late_ms"].to_numpy())
         share = np.arange(1, len(late_ms) + 1) / len(late_ms)
         label = f"{side} (n {len(late_ms)})"
-        axes.step(late_ms, share, where="post", color=_COLOURS[str(side)], linewidth=2, label=label)
+        own, _, router = str(side).partition("-")
+        style: dict[str, Any] = {"color": _COLOURS[own], "linestyle": "--" if router else "-"}
+        axes.step(late_ms, share, where="post", linewidth=2, label=label, **style)
     positive = late["late_ms"] > 0
     if positive.all() and late["late_ms"].max() > 8 * late["late_ms"].min():
         axes.set_xscale("log")

@@ -63,18 +63,21 @@ def draw_timeline(
         _latency(right, rows, colours)
         afterwards = judged[judged["run_id"] == run.run_id].sort_values("t_s")
         _band(right, afterwards, "best", colours, _BEST_BAND)
-        for begun_s, length_s in outages_of(run):
+        for begun_s, length_s in outages_of(run, run.first_device):
             for axes in (left, right):
                 axes.axvspan(begun_s, begun_s + length_s, color=_OUTAGE, zorder=0, linewidth=0)
         left.set_ylabel(policy_label(policy), color=legible(colours[policy]), fontweight="bold")
     for left, right in grid[:1]:
-        left.set_title("uplink, Mbit/s")
+        of = f" of {runs[0].first_device}" if runs[0].first_device else ""
+        left.set_title(f"uplink{of}, Mbit/s")
         devices = sorted(done["device"].unique())
         by = f" by {devices[0]}" if len(devices) > 1 else ""
         right.set_title(f"latency, ms (bands: split chosen{by}, above it the best)")
     for axes in grid[-1]:
         axes.set_xlabel("seconds since the run began")
-    more: list[Artist] = [_OUTAGE_KEY] if any(outages_of(run) for run in runs) else []
+    more: list[Artist] = (
+        [_OUTAGE_KEY] if any(outages_of(run, run.first_device) for run in runs) else []
+    )
     more += [_FALLBACK_KEY] if (done["status"] == "fallback").any() else []
     _legend(
         figure, ordered_splits([*done["split"].unique(), *judged["best"].unique()]), colours, more
@@ -83,7 +86,9 @@ def draw_timeline(
 
 
 def _rates_seen(data: Dataset, runs: list[Run]) -> pd.Series:
-    bps = np.concatenate([rate_steps(data, run, "uplink").bps for run in runs])
+    bps = np.concatenate(
+        [rate_steps(data, run, run.uplink_of(run.first_device)).bps for run in runs]
+    )
     return pd.Series(bps / 1e6)
 
 
@@ -102,7 +107,7 @@ def _scale(axes: Axes, values: pd.Series) -> None:
 
 def _rates_set(data: Dataset, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Moments in s and the uplink's rate in Mbit/s from each on."""
-    steps = rate_steps(data, run, "uplink")
+    steps = rate_steps(data, run, run.uplink_of(run.first_device))
     inside = (steps.t_s > 0) & (steps.t_s < run.duration_s)
     times = np.concatenate([[0.0], steps.t_s[inside], [run.duration_s]])
     return times, steps.at(times) / 1e6
@@ -110,8 +115,9 @@ def _rates_set(data: Dataset, run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 def _throughput(data: Dataset, run: Run) -> tuple[np.ndarray, np.ndarray]:
     """Moments of the uplink's samples in s, and the Mbit/s that were carried between them."""
+    side = run.uplink_of(run.first_device)
     samples = data.samples[
-        (data.samples["run_id"] == run.run_id) & (data.samples["direction"] == "uplink")
+        (data.samples["run_id"] == run.run_id) & (data.samples["direction"] == side)
     ].sort_values("t_s")
     # The class counts link headers; rates count IP bytes.
     carried = samples["bytes"].diff() * MTU_BYTES / LINK_FRAME_BYTES * 8e-6

@@ -35,11 +35,12 @@ def plan(args: argparse.Namespace, out: Output) -> int:
     from testbed.orchestrator.link_bounds import capacity_doubts
     from testbed.orchestrator.link_plan import needs_netem, render_plan
     from testbed.orchestrator.plan import check_fleets, chosen, make_plan, schedule_json
+    from testbed.orchestrator.roles import link_suffixes
 
     experiment, inventory = load_experiment(args.experiment), load_inventory(args.inventory)
     experiment = _as_asked(experiment, args)
     traces = load_traces(experiment)
-    whole = make_plan(experiment, prepare(experiment.model).table, traces)
+    whole = make_plan(experiment, prepare(experiment.model).table, traces, link_suffixes(inventory))
     made = chosen(whole, args.only)
     check_fleets(experiment, inventory.hosts_of("device"))
     user_policies(experiment.every_policy, made.candidates)

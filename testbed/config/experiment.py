@@ -143,6 +143,25 @@ class Experiment(Strict):
         return self
 
     @model_validator(mode="after")
+    def _links_elsewhere(self) -> Experiment:
+        for name, link in self.links.items():
+            for router, there in link.at.items():
+                other = self.links.get(there)
+                if other is None or other.at:
+                    plain = ", ".join(n for n, spec in self.links.items() if not spec.at)
+                    raise ValueError(
+                        f"links.{name}.at.{router}: expected a link that is alike at every router "
+                        f"({plain or 'none'}), got {there!r}"
+                    )
+                for part in ("step", "congestion_control"):  # of the whole run
+                    if getattr(other, part) != getattr(link, part):
+                        raise ValueError(
+                            f"links.{name}.at.{router}: {there} has another {part} than {name}; "
+                            "give both the same"
+                        )
+        return self
+
+    @model_validator(mode="after")
     def _fleets_named(self) -> Experiment:
         for name in self.policies:
             if name.startswith(FLEET) and name.removeprefix(FLEET) not in self.fleets:
@@ -172,6 +191,10 @@ class Experiment(Strict):
         return self.model_copy(
             update={"links": {**self.links, link: found.model_copy(update={"uplink": uplink})}}
         )
+
+    def link_at(self, name: str, router: str) -> LinkSpec:
+        """The link that a router has where the condition is ``name``."""
+        return self.links[self.links[name].at.get(router, name)]
 
     def policy_of(self, policy: str, device: str) -> str:
         """What a device runs under a policy: itself, or what its fleet gives that device."""

@@ -86,11 +86,13 @@ class RouterPath(Strict):
 
     ``kind``: ``namespace`` shares this machine's kernel, ``uml`` brings its own (user-mode
     Linux), ``auto`` takes the first unless the links need netem and this kernel has none.
+    ``devices``: those behind it, where there are several routers, each a link of its own.
     """
 
     kind: Literal["auto", "namespace", "uml"] = "auto"
     to_device: Interface = ""
     to_server: Interface = ""
+    devices: Annotated[tuple[Name, ...], EachOnce] = ()
 
     @model_validator(mode="after")
     def _two(self) -> RouterPath:
@@ -166,11 +168,10 @@ class Inventory(Strict):
                 "hosts: expected exactly one host with role server, got "
                 f"{', '.join(servers) or 'none'}; add it to that host's roles"
             )
-        for role in ("link", "load"):
-            if len(several := self.hosts_of(role)) > 1:
-                raise ValueError(
-                    f"hosts: expected at most one host with role {role}, got {', '.join(several)}"
-                )
+        if len(several := self.hosts_of("load")) > 1:
+            raise ValueError(
+                f"hosts: expected at most one host with role load, got {', '.join(several)}"
+            )
         if self.shaping == "router" and self.host_of("link") is None:
             raise ValueError("shaping: router: no host has the role link; give it to the router")
         server = self.hosts[self.host_of("server") or ""].data
@@ -221,15 +222,42 @@ class Inventory(Strict):
                     f"devices: expected one host with role device, to be made {self.devices}, got "
                     f"{', '.join(devices)}"
                 )
+        routers = self.hosts_of("link")
         if self.devices > 1 or len(devices) > 1:
-            router = self.host_of("link")
-            if router is None or router in (*devices, *self.hosts_of("server")):
+            ends = {*devices, *self.hosts_of("server")}
+            if not routers or ends & set(routers):
                 raise ValueError(
-                    "hosts: several devices share the link of a router, for a run has one link and "
-                    "without a router each would have its own: give a host that is neither device "
-                    "nor server the role link, or leave one device"
+                    "hosts: several devices need a router, whose link they share, or several: give "
+                    "a host that is neither device nor server the role link, or leave one device"
                 )
+        if len(routers) > 1:
+            self._behind_one_each(routers)
         return self
+
+    def _behind_one_each(self, routers: tuple[str, ...]) -> None:
+        """Every device is behind one of the routers, whose link is its devices' and no others'."""
+        due = list(self._every_device)
+        for name in routers:
+            router = self.hosts[name].router
+            if router is None or not router.devices:
+                raise ValueError(
+                    f"hosts.{name}.router.devices: missing; with several routers each names the "
+                    "devices behind it"
+                )
+            for device in router.devices:
+                if device not in due:
+                    raise ValueError(
+                        f"hosts.{name}.router.devices: {device} is "
+                        + ("behind another router" if device in self._every_device else "no device")
+                        + f"; devices are {', '.join(self._every_device)}"
+                    )
+                due.remove(device)
+        if due:
+            raise ValueError(
+                f"hosts: {due[0]} is behind no router; name it in a router's router.devices"
+            )
+        if self.shaping not in ("auto", "router"):
+            raise ValueError(f"shaping: expected router, with several of them, got {self.shaping}")
 
     def host_of(self, role: RoleName) -> str | None:
         """Name of the first host that has the role, or None where no host has it."""
@@ -240,13 +268,32 @@ class Inventory(Strict):
         return tuple(name for name, host in self.hosts.items() if role in host.roles)
 
     @property
+    def routers(self) -> dict[str, tuple[str, ...]]:
+        """Each router and the devices behind it; none where a link's role is an end's."""
+        ends = {*self.hosts_of("device"), *self.hosts_of("server")}
+        found = {}
+        for name in self.hosts_of("link"):
+            if name not in ends:
+                router = self.hosts[name].router
+                found[name] = (router and router.devices) or self._every_device
+        return found
+
+    @property
+    def _every_device(self) -> tuple[str, ...]:
+        """The devices as :attr:`with_every_device` names them."""
+        written = self.hosts_of("device")
+        if self.devices == 1 or len(written) > 1:
+            return written
+        return tuple(f"{written[0]}{number}" for number in range(1, self.devices + 1))
+
+    @property
     def with_every_device(self) -> Inventory:
         """The inventory with ``devices`` hosts named by number where one device is written."""
         written = self.hosts_of("device")
         if self.devices == 1 or len(written) > 1:
             return self
         (one,) = written
-        fleet = {f"{one}{number}": self.hosts[one] for number in range(1, self.devices + 1)}
+        fleet = dict.fromkeys(self._every_device, self.hosts[one])
         others = {name: host for name, host in self.hosts.items() if name != one}
         if taken := set(fleet) & set(others):
             raise UserError(f"hosts.{min(taken)}: the name is one of the {self.devices} devices'")

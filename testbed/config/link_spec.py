@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from testbed.config.fields import (
     DurationNs,
     Flag,
+    Name,
     RateBps,
     Seed,
     Share,
@@ -107,6 +108,8 @@ class LinkSpec(Strict):
         Annotated[str, written(r"[a-z0-9_]{1,15}", "a name such as cubic")] | None
     ) = None
     delay_compensation: Flag = False  # the path's own delay is part of the delay asked for
+    # With several routers: a further router → the name of the link that it has instead.
+    at: dict[Name, Name] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _outages_of_a_kind(self) -> LinkSpec:

@@ -195,7 +195,7 @@ def _first_entry(layout: Layout, inventory: Inventory, tree: cgroup.Tree) -> Jou
             address,
             SSH_PORT,
             groups,
-            kernel="uml" if layout.uml and seat.host == layout.router else "host",
+            kernel="uml" if layout.uml and seat.host in layout.routers else "host",
         )
     # What another lab switched on, the last lab to go switches off.
     others = {c for lab in journal.read_all()[0] for c in lab.controllers}
@@ -257,9 +257,14 @@ def _filled(inventory: Inventory, layout: Layout, run_dir: Path) -> Inventory:
             "known_hosts": run_dir / "known_hosts",
             "python": sys.executable,
         }
-        if seat.host == layout.router:
+        if seat.host in layout.routers:
             kind: Literal["namespace", "uml"] = "uml" if layout.uml else "namespace"
-            place["router"] = RouterPath(kind=kind, to_device=TO_DEVICE, to_server=TO_SERVER)
+            place["router"] = RouterPath(
+                kind=kind,
+                to_device=TO_DEVICE,
+                to_server=TO_SERVER,
+                devices=layout.routers[seat.host] if len(layout.routers) > 1 else (),
+            )
         else:
             port = host.data.port if host.data else 0
             address = layout.data(seat.host)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
@@ -17,8 +17,9 @@ SSH_PORT = 2222  # a fixed one: the address is the namespace's own
 DATA_LINK = "data0"
 MANAGEMENT_LINK = "mgmt0"
 TO_DEVICE, TO_SERVER = "to-device", "to-server"
-# Inside the router's namespace, where several devices share its link.
+# Inside the namespace of a host that joins more than one other to itself.
 BRIDGE, BRIDGE_LINK = "access", "access0"
+MOST_ROUTERS = 4  # each has a quarter of the devices' addresses
 _LAB_ID = re.compile(r"^[a-z0-9]{1,8}$")  # an interface name has room for no more
 
 
@@ -57,28 +58,28 @@ class Route:
 
 @dataclass(frozen=True)
 class Layout:
-    """A whole lab; ``router`` is the router's host name, or None where there is no such host.
+    """A whole lab; ``routers`` maps the routers' host names to the devices behind each.
 
-    ``uml``: the router is a guest with a kernel of its own (user-mode Linux). ``access``: where
-    there are several devices, the router's end of the network that they share, then theirs; a
-    bridge in the router's namespace joins them.
+    ``uml``: the router is a guest with a kernel of its own (user-mode Linux). ``shared``: networks
+    of more than two, each the end of the hub, in whose namespace a bridge joins them, then the
+    others': a router's with several devices, the server's with several routers.
     """
 
     lab_id: str
     subnet: IPv4Network
     devices: tuple[str, ...]
-    router: str | None
+    routers: Mapping[str, tuple[str, ...]]
     server: str
     seats: tuple[Seat, ...]
     segments: tuple[tuple[End, End], ...]
     routes: tuple[Route, ...]
     uml: bool = False
-    access: tuple[End, ...] = ()
+    shared: tuple[tuple[End, ...], ...] = ()
 
     @property
     def data_ends(self) -> tuple[End, ...]:
         """Every end of the data path."""
-        return (*self.access, *(end for pair in self.segments for end in pair))
+        return tuple(end for network in (*self.shared, *self.segments) for end in network)
 
     def data(self, host: str) -> IPv4Address:
         """The address of a device's or the server's end of the data path."""
@@ -117,8 +118,8 @@ def plan_layout(lab_id: str, inventory: Inventory, subnet: IPv4Network) -> Layou
 
     Raises UserError for an inventory that the lab has no place for.
     """
-    devices, router, server = _parts(inventory)
-    hosts = [*devices, *([router] if router else []), server]
+    devices, routers, server = _parts(inventory)
+    hosts = [*devices, *routers, server]
     blocks = subnet.subnets(new_prefix=30)
     seats = tuple(
         Seat(
@@ -129,11 +130,11 @@ def plan_layout(lab_id: str, inventory: Inventory, subnet: IPv4Network) -> Layou
         )
         for index, (host, block) in enumerate(zip(hosts, blocks))  # noqa: B905 (blocks outlast)
     )
-    layout = Layout(lab_id, subnet, devices, router, server, seats, (), ())
+    layout = Layout(lab_id, subnet, devices, routers, server, seats, (), ())
     return _with_data_path(layout)
 
 
-def _parts(inventory: Inventory) -> tuple[tuple[str, ...], str | None, str]:
+def _parts(inventory: Inventory) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]], str]:
     devices, server = inventory.hosts_of("device"), inventory.host_of("server")
     assert server is not None  # by the inventory's own check
     if server in devices:
@@ -141,36 +142,48 @@ def _parts(inventory: Inventory) -> tuple[tuple[str, ...], str | None, str]:
             f"hosts.{server}.roles: device and server on one host have no link between them; "
             "give each a host of its own"
         )
-    link = inventory.host_of("link")
-    router = link if link not in (*devices, server) else None
-    extra = sorted(set(inventory.hosts) - {*devices, router, server})
+    routers = inventory.routers
+    extra = sorted(set(inventory.hosts) - {*devices, *routers, server})
     if extra:
         raise UserError(
-            f"hosts.{extra[0]}: the virtual lab has devices, a router and a server, no more; "
+            f"hosts.{extra[0]}: the virtual lab has devices, routers and a server, no more; "
             "give its roles to one of these and remove the host"
         )
-    return devices, router, server
+    if len(routers) > MOST_ROUTERS:
+        raise UserError(
+            f"hosts: expected at most {MOST_ROUTERS} routers in the virtual lab, got {len(routers)}"
+        )
+    return devices, routers, server
 
 
 def _with_data_path(layout: Layout) -> Layout:
-    """The layout with its data path: device and server joined, or each with the router."""
+    """The layout with its data path: device and server joined, or each with its router."""
     near, far = list(layout.subnet.subnets(new_prefix=26))[2:]
-    devices = [namespace_of(layout.lab_id, host) for host in layout.devices]
-    server = namespace_of(layout.lab_id, layout.server)
-    if layout.router is None:
-        (device,) = devices
-        joined = (End(device, DATA_LINK, _in(near, 1)), End(server, DATA_LINK, _in(near, 2)))
-        return replace(layout, segments=(joined,))
-    router = namespace_of(layout.lab_id, layout.router)
-    # One device is at .1 and the router at .2; more devices go on from .3.
-    places = [1, *range(3, 2 + len(devices))]
-    ends = [End(name, DATA_LINK, _in(near, n)) for name, n in zip(devices, places, strict=True)]
-    hub = End(router, TO_DEVICE, _in(near, 2))
-    behind = (End(server, DATA_LINK, _in(far, 2)), End(router, TO_SERVER, _in(far, 1)))
-    routes = (*(Route(name, far, near[2]) for name in devices), Route(server, near, far[1]))
-    if len(ends) == 1:
-        return replace(layout, segments=((ends[0], hub), behind), routes=routes)
-    return replace(layout, segments=(behind,), routes=routes, access=(hub, *ends))
+    server = End(namespace_of(layout.lab_id, layout.server), DATA_LINK, _in(far, 2))
+    if not layout.routers:
+        (device,) = layout.devices
+        end = End(namespace_of(layout.lab_id, device), DATA_LINK, _in(near, 1))
+        return replace(layout, segments=((end, replace(server, address=_in(near, 2))),))
+    several = len(layout.routers) > 1
+    fronts = list(near.subnets(new_prefix=28)) if several else [near]
+    networks: list[tuple[End, ...]] = []
+    routes: list[Route] = []
+    behind = [server]
+    # The server is at .2 and the first router at .1; more routers go on from .3.
+    for front, place, (host, devices) in zip(fronts, [1, 3, 4, 5], layout.routers.items()):  # noqa: B905
+        router = namespace_of(layout.lab_id, host)
+        # One device is at .1 and its router at .2; more devices go on from .3.
+        names = [namespace_of(layout.lab_id, device) for device in devices]
+        places = [1, *range(3, 2 + len(devices))]
+        ends = [End(n, DATA_LINK, _in(front, p)) for n, p in zip(names, places, strict=True)]
+        networks.append((End(router, TO_DEVICE, _in(front, 2)), *ends))
+        behind.append(End(router, TO_SERVER, _in(far, place)))
+        routes += [Route(name, far, front[2]) for name in names]
+        routes.append(Route(server.namespace, front, far[place]))
+    networks.append(tuple(behind))
+    pairs = tuple((a, b) for a, b, *more in networks if not more)
+    shared = tuple(network for network in networks if len(network) > 2)
+    return replace(layout, segments=pairs, routes=tuple(routes), shared=shared)
 
 
 def _in(network: IPv4Network, index: int) -> IPv4Interface:

@@ -79,7 +79,7 @@ def build(layout: Layout) -> None:
     """Make the whole network of a layout: links up, addresses set, the router forwarding."""
     for seat in layout.seats:
         create(seat.namespace)
-        forwarding = seat.host == layout.router and not layout.uml
+        forwarding = seat.host in layout.routers and not layout.uml
         in_namespace(seat.namespace, partial(_settle, forwarding))
     with IPRoute() as ip:
         for seat in layout.seats:
@@ -89,8 +89,7 @@ def build(layout: Layout) -> None:
             _plain_checksums(seat.outside_link for seat in layout.seats)
     for left, right in layout.segments:
         in_namespace(left.namespace, partial(_segment, left, right))
-    if layout.access:
-        hub, *members = layout.access
+    for hub, *members in layout.shared:
         in_namespace(hub.namespace, partial(_bridge, hub, members))
     for seat in layout.seats:
         in_namespace(seat.namespace, partial(_configure, layout, seat))
@@ -215,7 +214,7 @@ def _configure(layout: Layout, seat: Seat) -> None:
             offload.turn_off(end.link, offload.read_offloads(end.link))
         if layout.uml:
             _plain_checksums(end.link for end in ends)
-            if seat.host == layout.router:  # its guest has the addresses
+            if seat.host in layout.routers:  # its guest has the addresses
                 return
         for end in ends:
             _bring_up(ip, end.link, end.address)

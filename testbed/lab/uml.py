@@ -62,13 +62,19 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 
 
 def wanted(inventory: Inventory, needs_netem: bool) -> bool:
-    """Whether a virtual lab's router is such a guest: asked for, or netem needed and not here."""
-    router = inventory.host_of("link")
-    if router is None or {"device", "server"} & set(inventory.hosts[router].roles):
-        return False
-    asked = inventory.hosts[router].router
-    kind = asked.kind if asked else "auto"
-    return kind == "uml" or (kind == "auto" and needs_netem and not has_netem())
+    """Whether a virtual lab's router is such a guest: asked for, or netem needed and not here.
+
+    Raises UserError where it would be one of several.
+    """
+    specs = [inventory.hosts[router].router for router in inventory.routers]
+    kinds = {spec.kind if spec else "auto" for spec in specs}
+    is_due = "uml" in kinds or ("auto" in kinds and needs_netem and not has_netem())
+    if is_due and len(specs) > 1:
+        raise UserError(
+            f"hosts: {len(specs)} routers, of which none can be a user-mode Linux guest: leave "
+            "netem's settings (delay, loss, ...) or router.kind: uml out, or all but one router"
+        )
+    return is_due
 
 
 def require(say: Callable[[str], None]) -> None:

@@ -19,7 +19,7 @@ from testbed.orchestrator.inputs import (
     real_pictures,
 )
 from testbed.orchestrator.ledger import Ledger
-from testbed.orchestrator.link_proof import prove_link
+from testbed.orchestrator.link_proof import document_of, prove_link
 from testbed.orchestrator.listener import Listener
 from testbed.orchestrator.plan import (
     DIRECTIONS,
@@ -30,6 +30,7 @@ from testbed.orchestrator.plan import (
     make_plan,
 )
 from testbed.orchestrator.profile_due import profiles_of_each
+from testbed.orchestrator.roles import link_suffixes, suffix_behind
 from testbed.orchestrator.run import execute
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import (
@@ -104,7 +105,7 @@ class Campaign:
         self.traces = load_traces(experiment)
         listener.stage(f"model: {experiment.model.name}")
         self.prepared: Prepared = prepare(experiment.model)
-        plan = make_plan(experiment, self.prepared.table, self.traces)
+        plan = make_plan(experiment, self.prepared.table, self.traces, link_suffixes(inventory))
         self.plan: Plan = chosen(plan, only)
         pictures = real_pictures(experiment.inputs, self.prepared.table)
         check_fleets(experiment, inventory.hosts_of("device"))
@@ -187,15 +188,16 @@ class Campaign:
 
     def _verify_link(self, session: Session) -> None:
         self.listener.stage("verify: the link carries what it is asked to")
-        check = prove_link(session)
-        write_json(self.folder / "link_verification.json", check.document)
-        if check.faults and not self.allow_unverified:
+        prove_link(session)
+        write_json(self.folder / "link_verification.json", document_of(session))
+        faults = session.link_faults
+        if faults and not self.allow_unverified:
             record = self.folder / "link_verification.json"
             raise TestbedError(
-                f"link: {'; '.join(check.faults)}; see {record}, or go on with "
+                f"link: {'; '.join(faults)}; see {record}, or go on with "
                 "--allow-unverified, which every result then says"
             )
-        for fault in check.faults:
+        for fault in faults:
             self.listener.stage(f"unverified: {fault}")
 
     def _run_all(self, session: Session) -> None:
@@ -235,7 +237,8 @@ class Campaign:
 
         def told(host: str, profile: dict[str, Any]) -> Told:
             name = self.experiment.policy_of(planned.policy, host)
-            message = policy_message(name, self.sources, schedules["uplink"], load)
+            uplink = schedules[f"uplink{suffix_behind(self.inventory, host)}"]
+            message = policy_message(name, self.sources, uplink, load)
             return Told(message, profile)
 
         return Conditions(

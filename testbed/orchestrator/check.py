@@ -148,12 +148,12 @@ def _check_link(
             LinkSession(experiment, inventory, folder, stage, verifies=True, lab_id=lab_id)
         )
         stage("link: UDP, TCP and round trips over the shaped path")
-        found = prove_link(session)
+        checks = prove_link(session)
         session.restore_link()
-    for fault in found.faults:
+    for fault in session.link_faults:
         what, _, text = fault.partition(": ")
         yield Finding(LINK, what, "fail", text, remedy)
-    if not found.faults:
+    for found in checks.values() if not session.link_faults else ():
         for name, measured in found.document["links"].items():
             for side, told in measured["rates"].items():
                 levels = ", ".join(f"{level['rate_bps'] / 1e6:.3g}" for level in told)

@@ -44,9 +44,9 @@ def environments(session: Session, watch_s: float = 0.0) -> dict[str, dict[str, 
         }
     for name in session.link_roles:
         found[session.host_of(name)]["shaping"] = session.shaping.place
-    router = session.inventory.host_of("link")
-    if session.lab is not None and router is not None:
-        found[router]["router_kind"] = session.lab.router_kind
+    if session.lab is not None:
+        for router in session.inventory.routers:
+            found[router]["router_kind"] = session.lab.router_kind
     return found
 
 

@@ -14,6 +14,11 @@ from testbed.traces.trace import Schedule
 DIRECTIONS = ("uplink", "downlink")
 
 
+def side_of(direction: str) -> str:
+    """``uplink`` or ``downlink``, of whichever router the direction is."""
+    return direction.partition("-")[0]
+
+
 def netem_of(spec: DirectionSpec) -> Netem:
     """A direction's impairments; raises UserError for what netem does not do."""
     return Netem(
@@ -69,22 +74,12 @@ def render_plan(
 ) -> dict[str, dict[str, list[str]]]:
     """Every link's tree in ``tc`` notation, by link and direction; interfaces by their purpose."""
     towards = {"uplink": "TO-SERVER", "downlink": "TO-DEVICE"}
-    return {
-        name: {
-            side: list(
-                render_tc(
-                    tree_from_json(
-                        direction_message(
-                            link,
-                            side,
-                            schedules[name][side],
-                            peak_bps(experiment, schedules[name], side),
-                            towards[side],
-                        )
-                    )
-                )
-            )
-            for side in DIRECTIONS
-        }
-        for name, link in experiment.links.items()
-    }
+
+    def rendered(name: str, direction: str) -> list[str]:
+        own, side = schedules[name], side_of(direction)
+        router = direction.removeprefix(side).removeprefix("-")
+        link, peak = experiment.link_at(name, router), peak_bps(experiment, own, direction)
+        message = direction_message(link, side, own[direction], peak, towards[side])
+        return list(render_tc(tree_from_json(message)))
+
+    return {name: {d: rendered(name, d) for d in schedules[name]} for name in experiment.links}

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from testbed.hosts.connection import each
+from testbed.orchestrator.link_plan import side_of
 from testbed.orchestrator.plan import schedule_json
 from testbed.orchestrator.session import SETUP_TIMEOUT_S, Session
 from testbed.orchestrator.verify_link import LinkCheck, alike, asked_of
 from testbed.traces.trace import Schedule
 
 
-def prove_link(session: Session) -> LinkCheck:
-    """Measure whether the shaped link does what the experiment asks; the outcome."""
-    assert session.link_check is not None, "open"
-    for names in alike(session.experiment):
-        asked = asked_of(session.as_set, session.plan.schedules, names)
-        session.link_check.shaped(", ".join(names), asked, partial(_set_rates, session, names[0]))
-    return session.link_check
+def prove_link(session: Session) -> dict[str, LinkCheck]:
+    """Measure whether every shaped link does what the experiment asks; the outcomes, by router."""
+    for role, check in session.link_checks.items():
+        # Without a router, both ends' roles are one link.
+        roles = [role] if role in session.link_roles else list(session.link_roles)
+        for names in alike(session.experiment):
+            asked = asked_of(session.as_set(role), session.plan.schedules, names)
+            set_rates = partial(_set_rates, session, roles, names[0])
+            check.shaped(", ".join(names), asked, set_rates)
+    return session.link_checks
 
 
-def _set_rates(session: Session, link: str, rates: Mapping[str, int]) -> None:
+def document_of(session: Session) -> dict[str, Any]:
+    """``link_verification.json``: one link's check, or those of several by router."""
+    documents = {session.host_of(r): c.document for r, c in session.link_checks.items()}
+    if len(documents) == 1:
+        return next(iter(documents.values()))
+    return {"routers": documents, "faults": session.link_faults}
+
+
+def _set_rates(session: Session, roles: Sequence[str], link: str, rates: Mapping[str, int]) -> None:
     """Both directions to constant rates in bit/s, all else as one of the links has it."""
 
     def start(name: str) -> None:
         wanted = {
-            side: schedule_json(Schedule.constant(rates[side], end="hold"))
+            side: schedule_json(Schedule.constant(rates[side_of(side)], end="hold"))
             for side in session.link_roles[name]
         }
         directions = session.link_directions(name, link)
@@ -35,4 +48,4 @@ def _set_rates(session: Session, link: str, rates: Mapping[str, int]) -> None:
             {"type": "start", **message}, "started", timeout_s=SETUP_TIMEOUT_S
         )
 
-    each("set the link's rates", {name: partial(start, name) for name in session.link_roles})
+    each("set the link's rates", {name: partial(start, name) for name in roles})

@@ -17,6 +17,7 @@ from testbed.hosts.preflight import shaping_hosts
 from testbed.link import recover as local
 from testbed.orchestrator.campaign import load_traces
 from testbed.orchestrator.plan import Plan, make_schedules, schedule_json
+from testbed.orchestrator.roles import link_suffixes
 from testbed.orchestrator.session import OnStage, Session
 
 ANSWER_TIMEOUT_S = 30.0
@@ -38,7 +39,9 @@ class LinkSession(Session):
         verifies: bool = False,
         lab_id: str | None = None,
     ) -> None:
-        plan = Plan((), (), make_schedules(experiment, load_traces(experiment)))
+        plan = Plan(
+            (), (), make_schedules(experiment, load_traces(experiment), link_suffixes(inventory))
+        )
         super().__init__(experiment, inventory, plan, None, folder, on_stage)
         self._verifies = verifies
         self._lab_id = lab_id

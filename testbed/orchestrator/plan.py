@@ -48,7 +48,8 @@ class Plan:
 
     runs: tuple[PlannedRun, ...]
     candidates: tuple[str, ...]
-    schedules: Mapping[str, Mapping[str, Schedule]]  # link name → direction → schedule
+    # link name → direction, a further router's with its suffix → schedule
+    schedules: Mapping[str, Mapping[str, Schedule]]
 
     @property
     def estimated_ns(self) -> int:
@@ -57,12 +58,35 @@ class Plan:
 
 
 def make_schedules(
-    experiment: Experiment, traces: Mapping[str, BandwidthTrace]
+    experiment: Experiment,
+    traces: Mapping[str, BandwidthTrace],
+    routers: Mapping[str, str] | None = None,
 ) -> dict[str, dict[str, Schedule]]:
-    """Schedules of every link, from traces keyed by their path as written in the experiment."""
-    return {
+    """Schedules of every link, from traces keyed by their path as written in the experiment.
+
+    ``routers``: each router's name and what its directions are named by, such as ``-north``; left
+    out where only the rates matter. Raises UserError where a link is said to be another one at a
+    router that is no further one.
+    """
+    own = {
         name: {side: _schedule(experiment, traces, name, side) for side in DIRECTIONS}
         for name in experiment.links
+    }
+    further = [router for router, suffix in (routers or {}).items() if suffix]
+    for name, link in experiment.links.items():
+        wrong = [router for router in link.at if router not in further]
+        if wrong and routers is not None:
+            raise UserError(
+                f"links.{name}.at: {wrong[0]} is none of the inventory's further routers "
+                f"({', '.join(further) or 'it has none'}); the first has {name} itself"
+            )
+    return {
+        name: {
+            side + suffix: own[link.at.get(router, name)][side]
+            for router, suffix in (routers or {"": ""}).items()
+            for side in DIRECTIONS
+        }
+        for name, link in experiment.links.items()
     }
 
 
@@ -143,10 +167,16 @@ def _crossed(experiment: Experiment, table: SplitTable) -> dict[tuple[int, str, 
 
 
 def make_plan(
-    experiment: Experiment, table: SplitTable, traces: Mapping[str, BandwidthTrace]
+    experiment: Experiment,
+    table: SplitTable,
+    traces: Mapping[str, BandwidthTrace],
+    routers: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Every link × load × trial is a block; blocks and the policies within are shuffled by seed."""
-    schedules = make_schedules(experiment, traces)
+    """Every link × load × trial is a block; blocks and the policies within are shuffled by seed.
+
+    ``routers`` as :func:`make_schedules` takes them.
+    """
+    schedules = make_schedules(experiment, traces, routers)
     shuffle = random.Random(experiment.seed).shuffle
     wanted = _crossed(experiment, table)
     blocks = list(wanted)

@@ -27,10 +27,12 @@ Message = dict[str, Any]
 class Probers:
     """Probers on device and server, met; a context manager whose exit ends them.
 
-    ``hosts`` maps ``device`` and ``server`` to their connections.
+    ``hosts`` maps ``device`` and ``server`` to their connections; of several routers, each with
+    probers of its own, these are the ``nth``'s.
     """
 
-    def __init__(self, hosts: Mapping[str, Connection], logs: Path) -> None:
+    def __init__(self, hosts: Mapping[str, Connection], logs: Path, nth: int = 0) -> None:
+        self._nth = nth
         self._tests = 0
         self._roles: dict[str, RoleProcess] = {}
         try:
@@ -46,7 +48,7 @@ class Probers:
             connection,
             "prober",
             deployed,
-            log=logs / f"prober-{side}.log",
+            log=logs / f"prober-{side}{self._nth or ''}.log",
             on_record=lambda role, file, record: None,
         )
 
@@ -55,7 +57,7 @@ class Probers:
         data = {side: host.data for side, host in hosts.items()}
         assert data["server"] is not None, "the inventory's own check"
         assert data["device"] is not None
-        port = prober_port(data["server"].port)
+        port = prober_port(data["server"].port, self._nth)
         address = str(data["server"].address)
         setup = {"type": "setup", "token": token, "address": address, "port": port}
         port = self._ask("server", setup, "ready")["port"]

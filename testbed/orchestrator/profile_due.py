@@ -67,7 +67,9 @@ def _measured(session: Session, run_one: RunOne, role: str) -> dict[str, Any]:
     experiment, prepared = session.experiment, session.prepared
     assert prepared is not None, "a profile is of a model"
     spec = experiment.profile
-    conditions = cycle_conditions(experiment, spec.rate, spec.queries, role)
+    conditions = cycle_conditions(
+        experiment, spec.rate, spec.queries, role, directions=session.directions
+    )
     name = role.replace("device", "profile", 1)
     planned = cycle_run(experiment, name, experiment.batch, experiment.seed)
     manifest = run_one(session, planned, conditions)

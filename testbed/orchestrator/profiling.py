@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -33,16 +33,18 @@ def cycle_conditions(
     queries: int,
     device: str = "device",
     *,
+    directions: Iterable[str] = DIRECTIONS,
     clients: int = 0,
 ) -> Conditions:
     """Every candidate ``queries`` times in shuffled blocks, at one rate both ways.
 
-    One device role alone: the others would be in its way. ``clients`` keep the server's executor
+    One device role alone: the others would be in its way. ``directions``: those of every router.
+    ``clients`` keep the server's executor
     busy meanwhile, each in a closed loop.
     """
     link = next(iter(experiment.links.values()))
     return Conditions(
-        schedules=dict.fromkeys(DIRECTIONS, Schedule.constant(rate_bps, end="hold")),
+        schedules=dict.fromkeys(directions, Schedule.constant(rate_bps, end="hold")),
         devices={device: Told({"name": "cycle", "queries": queries}, None)},
         load=load_message(closed_loop(clients), CYCLE_MOST_NS, experiment.seed),
         step_ns=link.step,
@@ -116,7 +118,9 @@ class Profiler:
             self.session.set_batch(batch)
         experiment = self.session.experiment
         self._runs += 1
-        conditions = cycle_conditions(experiment, rate_bps, queries, clients=clients)
+        conditions = cycle_conditions(
+            experiment, rate_bps, queries, directions=self.session.directions, clients=clients
+        )
         planned = cycle_run(experiment, name, batch, experiment.seed + self._runs)
         path = self._folder / name
         with RunFolder(path) as folder:

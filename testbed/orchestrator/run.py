@@ -15,7 +15,8 @@ from testbed.orchestrator.choosing import query_rules
 from testbed.orchestrator.conditions import Conditions
 from testbed.orchestrator.evidence import clocks, environments
 from testbed.orchestrator.neighbours import others_share
-from testbed.orchestrator.plan import PlannedRun, schedule_json
+from testbed.orchestrator.plan import DIRECTIONS, PlannedRun, schedule_json
+from testbed.orchestrator.roles import suffix_behind
 from testbed.orchestrator.session import STOP_TIMEOUT_S, OnRecord, Session
 from testbed.orchestrator.store import RunFolder
 from testbed.orchestrator.validity import judge, unexplained
@@ -89,6 +90,10 @@ class _Run:
         """Write what is to be run, and what the hosts are before it."""
         schedules = {side: schedule_json(s) for side, s in self.conditions.schedules.items()}
         told = {"schedules": schedules, "server_load": self.conditions.load}
+        inventory = self.session.inventory
+        if len(inventory.routers) > 1:  # which link is whose
+            hosts = self.session.device_roles.values()
+            told["behind"] = {host: suffix_behind(inventory, host) for host in hosts}
         self.folder.write("plan.json", {**asdict(self.planned), **told})
         for name in ("before", "shaped"):
             tree = {role: self.session.ready[role][name] for role in self.session.link_roles}
@@ -221,8 +226,7 @@ class _Run:
             clock_bounds_ns={host: clock["bound_ns"] for host, clock in after.items()},
             off_predicted=self.off_predicted if self.conditions.foretold else None,
         )
-        assert session.link_check is not None, "the session is open"
-        unverified = [f"link not verified: {fault}" for fault in session.link_check.faults]
+        unverified = [f"link not verified: {fault}" for fault in session.link_faults]
         cut = [side for side, schedule in schedules.items() if schedule.outages]
         carried = carried_reasons(self.link_records, cut)
         validity = "degraded" if carried else found.validity
@@ -244,7 +248,9 @@ class _Run:
     def _not_ok(self, name: str) -> int:
         begun_ns = self.done.get(name, {}).get("t0_ns", 0)
         dues_ns = (due_ns - begun_ns for due_ns in self.not_ok_due_ns[name])
-        return unexplained(dues_ns, self.conditions.schedules.values())
+        suffix = suffix_behind(self.session.inventory, self.session.host_of(name))
+        own = (self.conditions.schedules[side + suffix] for side in DIRECTIONS)
+        return unexplained(dues_ns, own)
 
     def _environments_after(
         self, reasons: list[str]

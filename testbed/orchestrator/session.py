@@ -23,7 +23,7 @@ from testbed.orchestrator.link_plan import needs_netem
 from testbed.orchestrator.neighbours import Usual
 from testbed.orchestrator.plan import Plan
 from testbed.orchestrator.probing import Probers
-from testbed.orchestrator.roles import device_roles, host_of, kind_of
+from testbed.orchestrator.roles import device_roles, first_behind, host_of, kind_of
 from testbed.orchestrator.shaping import Shaping, place_of
 from testbed.orchestrator.verify_link import LinkCheck, asked_of, compensated
 from testbed.orchestrator.worker_setup import refuse_missing_codec, setup_message
@@ -72,7 +72,7 @@ class Session(AbstractContextManager["Session"]):
         self._started: dict[str, RoleProcess] = {}
         self.ready: dict[str, dict[str, Any]] = {}
         self.limits: dict[str, str | None] = {}
-        self.link_check: LinkCheck | None = None
+        self.link_checks: dict[str, LinkCheck] = {}  # by link role
         self.usual = Usual()
 
     def __enter__(self) -> Session:
@@ -130,6 +130,11 @@ class Session(AbstractContextManager["Session"]):
         return self.shaping.roles
 
     @property
+    def directions(self) -> list[str]:
+        """Every direction of every link."""
+        return [side for sides in self.link_roles.values() for side in sides]
+
+    @property
     def device_roles(self) -> dict[str, str]:
         """Device role names to their hosts."""
         return device_roles(self.inventory)
@@ -158,18 +163,31 @@ class Session(AbstractContextManager["Session"]):
 
     def _measure_unshaped(self) -> None:
         self._stage("link: base delay and capacity, before it is shaped")
-        ends = {side: self.connections[self.host_of(side)] for side in ("device", "server")}
-        probers = self._stack.enter_context(Probers(ends, self.folder / "logs"))
         asked = asked_of(self.experiment, self.plan.schedules, self.plan.schedules)
         by_guest = any(self.roles[name].hello["user_mode"] for name in self.link_roles)
-        self.link_check = LinkCheck(probers, uml.CARRIES_BPS if by_guest else None)
-        self.link_check.unshaped({side: a.max_bps for side, a in asked.items()})
+        server = self.connections[self.host_of("server")]
+        # At a router its first device; without one the link is that of the only device.
+        behind = {f"link{s}": device for s, device in first_behind(self.inventory).items()}
+        for nth, (name, device) in enumerate(behind.items()):
+            ends = {"device": self.connections[device], "server": server}
+            probers = self._stack.enter_context(Probers(ends, self.folder / "logs", nth))
+            self.link_checks[name] = LinkCheck(probers, uml.CARRIES_BPS if by_guest else None)
+            self.link_checks[name].unshaped({side: a.max_bps for side, a in asked.items()})
 
     @property
-    def as_set(self) -> Experiment:
-        """The experiment with the delays that are set: less the path's own, where asked for."""
-        base_rtt_ns = self.link_check.base_rtt_ns if self.link_check is not None else 0
-        return compensated(self.experiment, base_rtt_ns)
+    def link_faults(self) -> list[str]:
+        """What is not as asked of any link, each of several by its router's name."""
+        several = len(self.link_checks) > 1
+        return [
+            f"{self.host_of(name)}: {fault}" if several else fault
+            for name, check in self.link_checks.items()
+            for fault in check.faults
+        ]
+
+    def as_set(self, role: str) -> Experiment:
+        """The experiment with the delays that a link role sets: less the path's own, if asked."""
+        check = self.link_checks.get(role) or self.link_checks.get("link")
+        return compensated(self.experiment, check.base_rtt_ns if check is not None else 0)
 
     def patience_s(self, queries: int = 0) -> float:
         """How long a role may take to begin: each split once, or more ``queries``, each in time."""
@@ -260,7 +278,7 @@ class Session(AbstractContextManager["Session"]):
         """What a link role is told of the directions that it shapes, under one of the links."""
         if link not in self.experiment.links:  # the profile's own: a constant rate over the first
             link = next(iter(self.experiment.links))
-        return self.shaping.directions(name, self.as_set, link, self.plan.schedules[link])
+        return self.shaping.directions(name, self.as_set(name), link, self.plan.schedules[link])
 
     @property
     def _owner(self) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 from testbed.config import Experiment, Inventory
 from testbed.errors import UserError
-from testbed.orchestrator.link_plan import direction_message, peak_bps
+from testbed.orchestrator.link_plan import direction_message, peak_bps, side_of
 from testbed.orchestrator.plan import DIRECTIONS
-from testbed.orchestrator.roles import host_of
+from testbed.orchestrator.roles import host_of, link_suffixes
 from testbed.traces.trace import Schedule
 
 _TOLD = {
@@ -20,9 +20,9 @@ _TOLD = {
 }
 
 
-def prober_port(server_port: int) -> int:
-    """The probers' port beside the server role's, which has the fixed one itself; 0 for any."""
-    return server_port + 1 if server_port else 0
+def prober_port(server_port: int, nth: int = 0) -> int:
+    """The ``nth`` router's probers' port beside the server role's fixed one; 0 for any."""
+    return server_port + 1 + nth if server_port else 0
 
 
 def place_of(inventory: Inventory, can_ingress: Sequence[bool]) -> str:
@@ -53,7 +53,8 @@ class Shaping:
     def roles(self) -> dict[str, tuple[str, ...]]:
         """Link role names to the directions each shapes: the router's, or one a host."""
         if self.place == "router":
-            return {"link": DIRECTIONS}
+            suffixes = link_suffixes(self.inventory).values() or ("",)
+            return {f"link{s}": tuple(side + s for side in DIRECTIONS) for s in suffixes}
         if self.place == "ingress":
             return {"link-device": ("downlink",), "link-server": ("uplink",)}
         return {"link-device": ("uplink",), "link-server": ("downlink",)}
@@ -63,11 +64,12 @@ class Shaping:
     ) -> dict[str, dict[str, Any]]:
         """What a link role is told of the directions that it shapes, under one of the links."""
         place = {"ingress": self.place == "ingress", "flow": self._flow(role)}
+        spec = experiment.link_at(link, host_of(self.inventory, role))
         return {
             side: place
             | direction_message(
-                experiment.links[link],
-                side,
+                spec,
+                side_of(side),
                 schedules[side],
                 peak_bps(experiment, schedules, side),
                 self._interface(role, side),
@@ -84,7 +86,13 @@ class Shaping:
         own, device, server = (
             hosts[host_of(self.inventory, name)].data for name in (role, "device", "server")
         )
-        if role == "link" or own is None or not own.shared or server is None or device is None:
+        if (
+            self.place == "router"
+            or own is None
+            or not own.shared
+            or server is None
+            or device is None
+        ):
             return None
         at_device = role == "link-device"
         peer = server if at_device else device
@@ -97,9 +105,9 @@ class Shaping:
     def _interface(self, role: str, side: str) -> str:
         name = host_of(self.inventory, role)
         host = self.inventory.hosts[name]
-        if role != "link":
+        if self.place != "router":
             assert host.data is not None, "the inventory's own check"
             return host.data.interface
         if host.router is None or not host.router.to_server:
             raise UserError(f"hosts.{name}.router: missing; give to_device and to_server")
-        return host.router.to_server if side == "uplink" else host.router.to_device
+        return host.router.to_server if side_of(side) == "uplink" else host.router.to_device

@@ -16,9 +16,10 @@ from testbed.hosts.connection import each
 from testbed.model.cache import prepare
 from testbed.orchestrator.fingerprint import store_profile
 from testbed.orchestrator.inputs import keep_pictures, real_pictures
-from testbed.orchestrator.link_proof import prove_link
+from testbed.orchestrator.link_proof import document_of, prove_link
 from testbed.orchestrator.plan import make_plan
 from testbed.orchestrator.profiling import Profiler, Say, closed_loop
+from testbed.orchestrator.roles import link_suffixes
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import new_campaign
 from testbed.orchestrator.wholeness import verify
@@ -98,7 +99,7 @@ def _open(
     loads = {f"clients-{n}": closed_loop(n) for n in experiment.profile.loads}
     changes = {"batch": profile_batches(experiment)[0], "loads": {**experiment.loads, **loads}}
     first = experiment.model_copy(update=changes)
-    plan = make_plan(first, prepared.table, traces)
+    plan = make_plan(first, prepared.table, traces, link_suffixes(inventory))
     pictures = real_pictures(experiment.inputs, prepared.table)
     folder = new_campaign(results, experiment.name)
     resolved = {"experiment": experiment.model_dump(mode="json")}
@@ -111,9 +112,9 @@ def _open(
 def _verify(session: Session, folder: Path, say: Say) -> None:
     """Split equals whole, and the link; a link that is not true is told and kept, not refused."""
     say("verify: the link, and that split equals whole over it")
-    check = prove_link(session)
-    write_json(folder / "link_verification.json", check.document)
-    for fault in check.faults:
+    prove_link(session)
+    write_json(folder / "link_verification.json", document_of(session))
+    for fault in session.link_faults:
         say(f"unverified: {fault}")
     write_json(folder / "verify.json", verify(session))
 

@@ -45,7 +45,7 @@ def alike(experiment: Experiment) -> list[tuple[str, ...]]:
     groups: dict[str, list[str]] = {}
     for name, link in experiment.links.items():
         rates = {"rate", "trace", "direction"}
-        rest = link.model_dump_json(exclude=dict.fromkeys(DIRECTIONS, rates))
+        rest = link.model_dump_json(exclude={**dict.fromkeys(DIRECTIONS, rates), "at": True})
         groups.setdefault(rest, []).append(name)
     return [tuple(names) for names in groups.values()]
 

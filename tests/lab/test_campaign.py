@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -24,13 +25,14 @@ model: {name: mnasnet0_5, resolution: 64}
 candidates: ["2", "5"]
 encoding: {features: float32}
 links:
-  fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}
+  fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}, at: {far: slow}}
+  slow: {uplink: {rate: 2mbit}, downlink: {rate: 50mbit}}
   steps: {uplink: {trace: steps.csv}, downlink: {rate: 50mbit}, step: 100ms}
 loads:
   none: {kind: none}
   busy: {kind: inference, steps: [{t: 0s, clients: 1}]}
 policies: [dynamic, "fleet:mixed"]
-fleets: {mixed: {device1: "static:5", device2: local}}
+fleets: {mixed: {device1: "static:5", device2: local, device3: offload}}
 crosses:
   - {links: [steps], loads: [none], policies: [dynamic]}
   - {links: [fast], loads: [busy], policies: ["fleet:mixed"]}
@@ -38,13 +40,14 @@ run: {duration: 1s, warmup_queries: 3, repeat_disturbed: 0}
 profile: {queries: 4, rate: 50mbit}
 """
 # Without CPU limits: they are another test's.
-TWO_DEVICES = """
+THREE_DEVICES = """
 schema_version: 1
 lab: local
-devices: 2
+devices: 3
 hosts:
   device: {roles: [device]}
-  router: {roles: [link]}
+  near: {roles: [link], router: {devices: [device1, device2]}}
+  far: {roles: [link], router: {devices: [device3]}}
   server: {roles: [server, load]}
 """
 TRACE = "t_s,up_bps,down_bps\n0,20000000,50000000\n0.5,5000000,50000000\n1.0,,\n"
@@ -65,11 +68,11 @@ def finished(tmp_path_factory) -> Iterator[dict]:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "steps.csv").write_text(TRACE)
     (folder / "tiny.yaml").write_text(EXPERIMENT)
-    (folder / "two.yaml").write_text(TWO_DEVICES)
+    (folder / "three.yaml").write_text(THREE_DEVICES)
     done = subprocess.run(
         [
             *(sys.executable, "-m", "testbed", "run", folder / "tiny.yaml"),
-            *("-i", folder / "two.yaml", "--results", folder / "results", "--json"),
+            *("-i", folder / "three.yaml", "--results", folder / "results", "--json"),
         ],
         cwd=ROOT,
         capture_output=True,
@@ -111,7 +114,7 @@ def test_every_run_is_complete_and_whole(finished) -> None:
         )
         for state in ("before", "shaped", "after"):
             assert (folder / f"qdisc.{state}.json").exists()
-        assert len(list(folder.glob("environment.*.json"))) == 4
+        assert len(list(folder.glob("environment.*.json"))) == 6
 
 
 def test_every_query_has_a_record_that_adds_up(finished) -> None:
@@ -131,7 +134,7 @@ def test_every_query_has_a_record_that_adds_up(finished) -> None:
 
 def test_split_equals_whole_was_proven_over_the_wire(finished) -> None:
     devices = json.loads((Path(finished["campaign"]) / "verify.json").read_text())["devices"]
-    assert set(devices) == {"device1", "device2"}
+    assert set(devices) == {"device1", "device2", "device3"}
     for splits in devices.values():
         assert {"offload", "2", "5"} <= set(splits)
         for found in splits.values():
@@ -140,17 +143,18 @@ def test_split_equals_whole_was_proven_over_the_wire(finished) -> None:
             assert found["top1"]
 
 
-def test_two_devices_share_a_link_each_with_its_own_policy(finished) -> None:
+def test_every_device_has_its_own_policy(finished) -> None:
     campaign = Path(finished["campaign"])
     (folder,) = campaign.glob("fast.*")
     chosen = {(r["device"], r["split"]) for r in measured(folder)}
-    assert chosen == {("device1", "5"), ("device2", "local")}
+    assert chosen == {("device1", "5"), ("device2", "local"), ("device3", "offload")}
     (folder,) = campaign.glob("steps.*")
-    assert {r["device"] for r in measured(folder)} == {"device1", "device2"}
+    assert {r["device"] for r in measured(folder)} == {"device1", "device2", "device3"}
     profiles = json.loads((campaign / "profile.json").read_text())["devices"]
     assert {host: p["measured_on"] for host, p in profiles.items()} == {
         "device1": "device1",
         "device2": "device1",
+        "device3": "device1",
     }
     summary = json.loads(Path(finished["report"]).with_name("summary.json").read_text())
     policies = {
@@ -158,7 +162,7 @@ def test_two_devices_share_a_link_each_with_its_own_policy(finished) -> None:
         for row in summary["tables"]["fleet_devices"]
         if row["policy"] == "fleet:mixed"
     }
-    assert policies == {("device1", "static:5"), ("device2", "local")}
+    assert policies == {("device1", "static:5"), ("device2", "local"), ("device3", "offload")}
     assert main(["verify", str(campaign)]) == 0
 
 
@@ -166,8 +170,27 @@ def test_the_link_followed_the_trace(finished) -> None:
     for folder in runs_of(Path(finished["campaign"])):
         plan = json.loads((folder / "plan.json").read_text())
         changes = [r for r in lines(folder / "link.jsonl") if "rate_bps" in r]
-        wanted = {rate for _, rate in plan["schedules"]["uplink"]["changes"]}
-        assert {r["rate_bps"] for r in changes if r["direction"] == "uplink"} == wanted
+        assert set(plan["schedules"]) == {"uplink", "downlink", "uplink-far", "downlink-far"}
+        for direction, schedule in plan["schedules"].items():
+            wanted = {rate for _, rate in schedule["changes"]}
+            assert {r["rate_bps"] for r in changes if r["direction"] == direction} == wanted
+
+
+def test_each_router_has_a_link_of_its_own(finished) -> None:
+    campaign = Path(finished["campaign"])
+    (folder,) = campaign.glob("fast.*")
+    plan = json.loads((folder / "plan.json").read_text())
+    assert plan["behind"] == {"device1": "", "device2": "", "device3": "-far"}
+    # What 12 kB less a bucket of 5 MTUs need at 2 Mbit/s.
+    slow_ns = [r["network_ns"] for r in measured(folder) if r["device"] == "device3"]
+    assert median(slow_ns) > 1e9 * 8 * (12_288 - 7_500) / 2e6
+    proofs = json.loads((campaign / "link_verification.json").read_text())["routers"]
+    assert set(proofs) == {"near", "far"}
+    summary = json.loads(Path(finished["report"]).with_name("summary.json").read_text())
+    links = {(row["link"], row["direction"]): row for row in summary["tables"]["link"]}
+    assert len(links) == 8
+    shares = [links["fast", f"uplink{suffix}"]["carried_share"] for suffix in ("", "-far")]
+    assert all(0.8 < share < 1.3 for share in shares), shares
 
 
 def test_a_slower_link_takes_the_time_that_serialisation_says(finished) -> None:

@@ -9,7 +9,9 @@ import yaml
 
 from testbed.config import load_experiment, load_inventory
 from testbed.errors import UserError
-from testbed.orchestrator.plan import check_fleets
+from testbed.orchestrator.plan import check_fleets, make_schedules
+from testbed.orchestrator.roles import host_of, link_suffixes
+from testbed.orchestrator.shaping import Shaping
 
 ROOT = Path(__file__).parents[2]
 
@@ -104,7 +106,7 @@ def test_experiment_refused(path, value, told, tmp_path) -> None:
         ("hosts/pi/data", None, "hosts.pi.data: missing"),
         ("hosts/pi/address", None, "hosts.pi.address: missing"),
         ("hosts/box/roles", ["load"], "exactly one host with role server, got none"),
-        ("hosts/box/roles", ["server", "device"], "several devices share the link of a router"),
+        ("hosts/box/roles", ["server", "device"], "several devices need a router"),
         ("hosts/pi/roles", ["load"], "expected a host with role device"),
         ("devices", 4, "devices: only in the virtual lab"),
         ("devices", 99, "devices"),
@@ -133,6 +135,71 @@ def test_fleets_refused(fleets, told, tmp_path) -> None:
     with pytest.raises(UserError) as refusal:
         load(load_experiment, content, tmp_path)
     assert told in str(refusal.value)
+
+
+ROUTERS = {
+    "schema_version": 1,
+    "lab": "local",
+    "hosts": {
+        "a": {"roles": ["device"]},
+        "b": {"roles": ["device"]},
+        "close": {"roles": ["link"], "router": {"devices": ["a"]}},
+        "far": {"roles": ["link"], "router": {"devices": ["b"]}},
+        "box": {"roles": ["server"]},
+    },
+}
+
+
+def test_every_device_is_behind_one_of_several_routers(tmp_path) -> None:
+    inventory = load(load_inventory, ROUTERS, tmp_path)
+    assert inventory.routers == {"close": ("a",), "far": ("b",)}
+    assert link_suffixes(inventory) == {"close": "", "far": "-far"}
+    assert host_of(inventory, "link-far") == "far"
+    roles = Shaping(inventory, "router").roles
+    assert roles["link-far"] == ("uplink-far", "downlink-far")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        ("hosts/far/router", None, "hosts.far.router.devices: missing"),
+        ("hosts/far/router/devices", ["c"], "hosts.far.router.devices: c is no device"),
+        ("hosts/far/router/devices", ["a", "b"], "a is behind another router"),
+        ("hosts/c", {"roles": ["device"]}, "c is behind no router"),
+        ("shaping", "egress", "expected router, with several of them"),
+    ],
+)
+def test_routers_refused(path, value, told, tmp_path) -> None:
+    with pytest.raises(UserError) as refusal:
+        load(load_inventory, changed(ROUTERS, path, value), tmp_path)
+    assert told in str(refusal.value)
+
+
+def test_a_further_router_may_have_another_link(tmp_path) -> None:
+    links = {
+        "good": {"uplink": {"rate": "40mbit"}, "downlink": {"rate": "40mbit"}},
+        "poor": {"uplink": {"rate": "2mbit"}, "downlink": {"rate": "40mbit"}},
+    }
+    links["apart"] = {**links["good"], "at": {"far": "poor"}}
+    content = {**EXPERIMENT, "links": links}
+    experiment = load(load_experiment, content, tmp_path)
+    found = make_schedules(experiment, {}, {"near": "", "far": "-far"})
+    assert {side: s.changes[0][1] for side, s in found["apart"].items()} == {
+        "uplink": 40_000_000,
+        "downlink": 40_000_000,
+        "uplink-far": 2_000_000,
+        "downlink-far": 40_000_000,
+    }
+    for routers in ({}, {"far": ""}, {"near": "", "other": "-other"}):
+        with pytest.raises(UserError, match=r"links\.apart\.at: far is none of the inventory's"):
+            make_schedules(experiment, {}, routers)
+    slower = {**links["poor"], "step": "1s"}
+    for wrong, told in (
+        ({**links, "apart": {**links["apart"], "at": {"far": "gone"}}}, "expected a link that is"),
+        ({**links, "poor": slower}, "poor has another step than apart"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load(load_experiment, {**content, "links": wrong}, tmp_path)
 
 
 def test_a_fleet_gives_every_device_its_own_policy(tmp_path) -> None:

@@ -27,16 +27,21 @@ THREE = inventory(edge=["device"], middle=["link"], big=["server", "load"])
 def test_the_inventory_in_the_project_fits() -> None:
     path = Path(__file__).parents[2] / "inventory" / "local.yaml"
     layout = plan_layout("abc", load_inventory(path), SUBNET)
-    assert (layout.devices, layout.router, layout.server) == (("device",), "router", "server")
+    assert (layout.devices, tuple(layout.routers), layout.server) == (
+        ("device",),
+        ("router",),
+        "server",
+    )
 
 
 def test_a_fleet_shares_one_network_with_the_router() -> None:
     path = Path(__file__).parents[2] / "inventory" / "fleet.yaml"
     layout = plan_layout("abc", load_inventory(path), SUBNET)
     assert layout.devices == ("device1", "device2", "device3", "device4")
-    hub, *members = layout.access
+    (access,) = layout.shared
+    hub, *members = access
     assert (hub.namespace, hub.link) == ("tb-abc-router", "to-device")
-    assert len({end.address.ip for end in layout.access}) == 5
+    assert len({end.address.ip for end in access}) == 5
     assert {end.address.network for end in members} == {hub.address.network}
     ways = {route.namespace: route.via for route in layout.routes}
     assert {ways[end.namespace] for end in members} == {hub.address.ip}
@@ -44,6 +49,29 @@ def test_a_fleet_shares_one_network_with_the_router() -> None:
     assert len(layout.segments) == 1
     most = inventory(edge=["device"], middle=["link"], big=["server"])
     assert len(plan_layout("a", fleet_of(most, 16), SUBNET).seats) == 18
+
+
+def test_every_router_has_a_network_of_its_own_and_all_meet_at_the_server() -> None:
+    path = Path(__file__).parents[2] / "inventory" / "fleet-two-links.yaml"
+    layout = plan_layout("abc", load_inventory(path), SUBNET)
+    near, far, meeting = layout.shared
+    assert [end.link for end in near] == ["to-device", "data0", "data0"]
+    assert not near[0].address.network.overlaps(far[0].address.network)
+    assert [end.namespace for end in meeting] == ["tb-abc-server", "tb-abc-near", "tb-abc-far"]
+    ways = {(route.namespace, str(route.to)): route.via for route in layout.routes}
+    assert len(ways) == 6
+    for front, end in ((near, meeting[1]), (far, meeting[2])):
+        there, back = str(meeting[0].address.network), str(front[0].address.network)
+        assert {ways[device.namespace, there] for device in front[1:]} == {front[0].address.ip}
+        assert ways["tb-abc-server", back] == end.address.ip
+    addresses = [end.address.ip for end in layout.data_ends]
+    assert len(set(addresses)) == len(addresses)
+    five = {f"r{n}": {"roles": ["link"], "router": {"devices": [f"d{n}"]}} for n in range(5)}
+    edges = {f"d{n}": {"roles": ["device"]} for n in range(5)}
+    hosts = {**edges, **five, "big": {"roles": ["server"]}}
+    many = Inventory.model_validate({"lab": "local", "hosts": hosts})
+    with pytest.raises(UserError, match="at most 4 routers"):
+        plan_layout("abc", many, SUBNET)
 
 
 def fleet_of(one: Inventory, devices: int) -> Inventory:
@@ -88,7 +116,7 @@ def test_routes_lead_over_the_router_both_ways() -> None:
 
 def test_without_a_router_device_and_server_are_joined() -> None:
     layout = plan_layout("abc", inventory(a=["device", "link"], b=["server"]), SUBNET)
-    assert layout.router is None
+    assert not layout.routers
     assert layout.routes == ()
     ((left, right),) = layout.segments
     assert left.address.network == right.address.network

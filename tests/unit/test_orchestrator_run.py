@@ -40,7 +40,8 @@ def test_a_host_lost_before_the_run_begins_fails_the_run_alone(tmp_path, monkeyp
     session: Any = SimpleNamespace(
         link_roles={"link": ("uplink",)},
         ready={"link": {"before": {}, "shaped": {}}},
-        link_check=SimpleNamespace(faults=[]),
+        link_faults=[],
+        inventory=SimpleNamespace(routers={}),
         usual=Usual(),
         experiment=SimpleNamespace(model_dump=lambda mode: {}),
     )
