@@ -11,10 +11,10 @@ BIN := $(VENV)/bin
 export TESTBED_MAY_INSTALL := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage netem fleet bench bench-link clean
+.PHONY: help setup check experiment report test lint bottlenecks paper-grid matrix matrix-quick outage netem fleet fleet-two-links bench bench-link clean
 
 help:  ## list the targets, in the order of the work
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
 	@echo "  settings: EXPERIMENT=$(EXPERIMENT) INVENTORY=$(INVENTORY) PIP_ARGS=  PYTHON=$(PYTHON)"
 
 setup: $(VENV)/.installed $(VENV)/.sshd  ## make .venv, install the pinned dependencies, see to sshd
@@ -56,6 +56,9 @@ netem: setup  ## a link with delay, jitter and loss, by user-mode Linux where th
 
 fleet: setup  ## four devices on one link and one server
 	$(BIN)/testbed run experiments/fleet.yaml -i inventory/fleet.yaml
+
+fleet-two-links: setup  ## the same behind two routers, one link good and one poor
+	$(BIN)/testbed run experiments/fleet-two-links.yaml -i inventory/fleet-two-links.yaml
 
 bench: setup  ## time the wire, the decision, encodings, splitting and reports; writes bench*.json
 	$(BIN)/python -m tests.bench.wire

@@ -132,7 +132,7 @@ def _server(done: pd.DataFrame, costs: Mapping[str, Mapping[str, Costs]]) -> pd.
 def _times_ns(
     data: Dataset, run: Run, device: str, rows: pd.DataFrame, costs: Mapping[str, Costs]
 ) -> NDArray[np.float64]:
-    """What each query of a device in one run would have taken with each candidate, ``(queries, candidates)``.
+    """What each of a device's queries in a run would have taken, ``(queries, candidates)``.
 
     ``rows`` has the query's ``start_s`` and the server's ``wait_ns`` and ``slow`` at that time.
     """

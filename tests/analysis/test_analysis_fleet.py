@@ -12,6 +12,7 @@ import pytest
 from analysis.dataset import Dataset, load_dataset
 from analysis.figures.fleet import draw_fleet
 from analysis.fleet import devices_of, fairness, fleet_tables, jain_index, per_device
+from analysis.replay import with_floor
 
 
 @pytest.fixture
@@ -20,6 +21,31 @@ def fleet(golden: Path) -> Dataset:
     data = load_dataset(golden)
     slow = data.queries.assign(device="late", e2e_ns=data.queries["e2e_ns"] * 2)
     return replace(data, queries=pd.concat([data.queries, slow], ignore_index=True))
+
+
+def test_each_device_meets_its_own_link(fleet: Dataset) -> None:
+    slow = {"changes": [[0, 1_000_000]], "end": "hold", "duration_ns": 10**9}
+    runs = tuple(
+        replace(
+            run,
+            behind={"device": "", "late": "-far"},
+            schedules={**run.schedules, "uplink-far": slow, "downlink-far": slow},
+        )
+        for run in fleet.runs
+    )
+    found = with_floor(replace(fleet, runs=runs))
+    alike = with_floor(fleet)
+    late = (found["device"] == "late").to_numpy()
+    assert set(found["up_bps"][late]) == {1e6}
+    assert (found["up_bps"][~late] == alike["up_bps"][~late]).all()
+    crossed = late & (found["bytes_up"] > 100_000).to_numpy()
+    assert (found["floor_ns"][crossed] > alike["floor_ns"][crossed]).all()
+    assert crossed.any()
+    (_, devices) = fleet_tables(replace(fleet, runs=runs), fleet.queries)
+    assert {row["direction"] for row in devices.frame.to_dict("records")} == {
+        "uplink",
+        "uplink-far",
+    }
 
 
 def test_jains_index_has_its_known_values() -> None:

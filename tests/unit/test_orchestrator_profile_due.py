@@ -23,6 +23,7 @@ def a_session(folder: Path) -> Any:
         prepared=SimpleNamespace(archive_sha256="0" * 64),
         plan=SimpleNamespace(candidates=CANDIDATES),
         device_roles={"device": "device"},
+        directions=["uplink", "downlink"],
     )
 
 
