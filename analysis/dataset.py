@@ -13,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from analysis.clocks import Axis, clocks_of
-from analysis.documents import Document, read_optional
+from analysis.documents import Document, check_kinds, read_optional
 from analysis.environment import read_environments
 from analysis.frames import FACTORS, STREAMS, Streams, joined
 from analysis.streams import parse_stream
@@ -21,8 +21,16 @@ from testbed.errors import UserError
 from testbed.records import MANIFEST, read_json, sha256_file
 
 # What a run's own documents must hold.
-_PLAN = (*FACTORS, "index", "trial", "duration_ns", "schedules")
-_MANIFEST = ("state", "validity", "reasons", "experiment", "t0_ns", "checksums")
+_PLAN: dict[str, type] = {
+    **dict.fromkeys(FACTORS, str),
+    **dict.fromkeys(("index", "trial", "duration_ns"), int),
+    "schedules": dict,
+}
+_MANIFEST: dict[str, type] = {
+    **dict.fromkeys(("state", "validity"), str),
+    "reasons": list,
+    **dict.fromkeys(("experiment", "t0_ns", "checksums"), dict),
+}
 PROFILE_RUN = "profile"  # and profile-<host> of each further kind of device
 
 
@@ -162,6 +170,7 @@ def load_dataset(path: Path) -> Dataset:
     loaded.sort(key=lambda pair: pair[0].index)
     runs = tuple(run for run, _ in loaded)
     resolved = read_optional(root / "experiment.resolved.json", "experiment") or {}
+    check_kinds(root / "experiment.resolved.json", resolved, {"experiment": dict})
     manifests = [run.manifest for run in runs if run.manifest]
     experiment = resolved.get("experiment") or (manifests[0]["experiment"] if manifests else {})
     return Dataset(
@@ -181,8 +190,13 @@ def load_dataset(path: Path) -> Dataset:
 def _load_run(folder: Path, environments: dict[str, Document]) -> tuple[Run, Streams]:
     plan = read_json(folder / "plan.json", *_PLAN)
     manifest = read_optional(folder / MANIFEST, *_MANIFEST)
+    check_kinds(folder / "plan.json", plan, _PLAN)
+    check_kinds(folder / MANIFEST, manifest or {}, _MANIFEST)
     tables, altered, lost = _read_streams(folder, manifest or {})
     clock = read_optional(folder / "clock.json") or {}
+    check_kinds(folder / "clock.json", clock, {"hosts": dict})
+    hosts = clock.get("hosts", {})
+    check_kinds(folder / "clock.json", hosts, dict.fromkeys(hosts, dict))
     axis = Axis.of_run((manifest or {}).get("t0_ns", {}), clocks_of(clock, environments), tables)
     run = Run(
         folder=folder,

@@ -82,3 +82,28 @@ def test_axis_without_clocks_counts_each_role_from_its_own_start(make_campaign: 
     assert not data.runs[0].axis.shared
     assert data.changes["t_s"].min() == pytest.approx(0, abs=1e-9)
     assert data.queries["reply_ns"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("plan.json", "index", None),
+        ("plan.json", "trial", "x"),
+        ("plan.json", "schedules", []),
+        ("manifest.json", "checksums", None),
+        ("manifest.json", "t0_ns", 7),
+        ("clock.json", "hosts", []),
+        ("clock.json", "hosts", {"x": 7}),
+        ("../experiment.resolved.json", "experiment", 7),
+    ],
+)
+def test_a_value_of_another_type_is_told_with_its_file(
+    make_campaign: Maker, file: str, key: str, value: object
+) -> None:
+    root = make_campaign(policies=("local",), duration_s=2)
+    (plan,) = root.glob("*/plan.json")
+    path = plan.parent / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    told = "x" if isinstance(value, dict) else key
+    with pytest.raises(UserError, match=rf"{path.name}: {told}: expected (str|int|list|dict), got"):
+        load_dataset(root)
