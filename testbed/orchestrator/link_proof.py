@@ -28,9 +28,10 @@ def prove_link(session: Session) -> dict[str, LinkCheck]:
 
 def document_of(session: Session) -> dict[str, Any]:
     """``link_verification.json``: one link's check, or those of several by router."""
-    documents = {session.host_of(r): c.document for r, c in session.link_checks.items()}
-    if len(documents) == 1:
-        return next(iter(documents.values()))
+    checks = session.link_checks
+    if len(checks) == 1:  # without a router no host has its name
+        return next(iter(checks.values())).document
+    documents = {session.host_of(role): check.document for role, check in checks.items()}
     return {"routers": documents, "faults": session.link_faults}
 
 
