@@ -14,7 +14,7 @@ from scipy.stats import bootstrap as scipy_bootstrap
 
 from analysis.bins import Binned, common
 from analysis.bootstrap import FEWEST, LEVEL, RESAMPLES, Floats, Interval, interval, resampled_sums
-from analysis.metrics import spread
+from analysis.metrics import counted, spread
 from analysis.policies import DYNAMIC
 
 _SEED = 20220525
@@ -79,8 +79,7 @@ def overall(queries: pd.DataFrame) -> pd.DataFrame:
     over the cells; a cell is one condition in one trial.
     """
     cell = ["link", "load", "trial", "policy"]
-    done = queries.loc[queries["kind"] == "measured", [*cell, "e2e_ns"]]
-    cells = done.groupby(cell, observed=True)["e2e_ns"].mean()
+    cells = counted(queries, *cell, "e2e_ns").groupby(cell, observed=True)["e2e_ns"].mean()
     means = cells.unstack("policy")
     rows = []
     for over in [p for p in means.columns if p != DYNAMIC and DYNAMIC in means.columns]:

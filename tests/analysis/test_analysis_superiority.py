@@ -60,6 +60,8 @@ def test_the_table_is_one_question() -> None:
 def test_the_gain_over_all_cells_holds_the_truth() -> None:
     parts = [queries(0.8, n + 20, 10, trials=3).assign(link=f"l{n}") for n in range(4)]
     (row,) = overall(pd.concat(parts)).to_dict("records")
+    dropped = parts[0].assign(status="dropped", e2e_ns=1.0)  # no answer, so no latency
+    assert overall(pd.concat([*parts, dropped])).to_dict("records") == [row]
     assert row["cells"] == 12
     assert row["gain_low"] < 0.2 < row["gain_high"]
     assert row["gain"] == pytest.approx(0.2, abs=0.03)
