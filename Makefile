@@ -60,18 +60,19 @@ fleet: setup  ## four devices on one link and one server
 fleet-two-links: setup  ## the same behind two routers, one link good and one poor
 	$(BIN)/testbed run experiments/fleet-two-links.yaml -i inventory/fleet-two-links.yaml
 
-bench: setup  ## time the wire, the decision, encodings, splitting and reports; writes bench*.json
+bench: setup  ## time the wire, the decision, encodings, splitting, reports and memory; writes bench*.json
 	$(BIN)/python -m tests.bench.wire
 	$(BIN)/python -m tests.bench.encode
 	$(BIN)/python -m tests.bench.split
 	$(BIN)/python -m tests.bench.decide
 	$(BIN)/python -m tests.bench.report
+	$(BIN)/python -m tests.bench.memory
 
 bench-link: setup  ## replay a trace under greedy UDP seven times: what the link carried, how late
 	$(BIN)/python -m tests.bench.fidelity
 
 clean:  ## remove the environment and caches; results stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json bench-report.json bench-fidelity.json bench-fidelity.png
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build *.egg-info bench.json bench-encode.json bench-split.json bench-report.json bench-memory.json bench-fidelity.json bench-fidelity.png
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Everything is pinned to one version; PIP_ARGS can name an index with another build of torch.

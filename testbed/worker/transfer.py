@@ -24,8 +24,8 @@ from testbed.worker.wire import (
     unseal,
 )
 
-# Descriptions remembered for one peer: more than any experiment has candidates.
-_KNOWN_MOST = 64
+# Descriptions remembered for one peer: more than most networks have cuts. Others are read anew.
+_KNOWN_MOST = 512
 # Fewer segments than this after the mark arrive as one or two wake-ups: no rate can be told.
 _LEAST_SEGMENTS = 8
 # Of a span, as burst that was not waited for: it makes the rate too high by about as much.
