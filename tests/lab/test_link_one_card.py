@@ -16,7 +16,8 @@ from pyroute2 import IPRoute
 
 from testbed.config import Inventory
 from testbed.config.link import link_experiment
-from testbed.lab import network, sshd
+from testbed.lab import network, processes, sshd
+from testbed.lab.journal import NETNS_DIR
 from testbed.lab.layout import SSH_PORT, End, Seat, free_subnet
 from testbed.lab.network import in_namespace
 from testbed.orchestrator.link_proof import prove_link
@@ -86,7 +87,11 @@ class Office:
             _bring_up(ip, CARD, seat.management.address)
 
     def down(self) -> None:
-        network.remove([self.hub, *(seat.namespace for seat in self.seats)], [OUTSIDE])
+        names = [self.hub, *(seat.namespace for seat in self.seats)]
+        # The listeners' own children, too: nothing tells them that their peers are gone.
+        found = {processes.namespace_id(NETNS_DIR / name) for name in names}
+        processes.end_all({one for one in found if one})
+        network.remove(names, [OUTSIDE])
 
     def inventory(self, shaping: str) -> Inventory:
         hosts = {
