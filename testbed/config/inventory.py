@@ -230,7 +230,8 @@ class Inventory(Strict):
                     "hosts: several devices need a router, whose link they share, or several: give "
                     "a host that is neither device nor server the role link, or leave one device"
                 )
-        if len(routers) > 1:
+        named = any(r.devices for name in routers if (r := self.hosts[name].router))
+        if len(routers) > 1 or named:
             self._behind_one_each(routers)
         return self
 

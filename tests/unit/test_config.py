@@ -167,6 +167,7 @@ def test_every_device_is_behind_one_of_several_routers(tmp_path) -> None:
         ("hosts/far/router/devices", ["a", "b"], "a is behind another router"),
         ("hosts/c", {"roles": ["device"]}, "c is behind no router"),
         ("shaping", "egress", "expected router, with several of them"),
+        ("hosts/far", {"roles": ["load"]}, "hosts: b is behind no router"),
     ],
 )
 def test_routers_refused(path, value, told, tmp_path) -> None:
