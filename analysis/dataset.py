@@ -66,6 +66,14 @@ class Run:
         return f"downlink{self.behind.get(device, '')}"
 
     @property
+    def devices_of_links(self) -> dict[str, list[str]]:
+        """What each link's directions are named by, with its devices; none is named of one link."""
+        found: dict[str, list[str]] = {}
+        for device, suffix in self.behind.items():
+            found.setdefault(suffix, []).append(device)
+        return found or {"": []}
+
+    @property
     def first_device(self) -> str:
         """Of several links' devices the first by name; nothing where there is one link."""
         return min(self.behind, default="")

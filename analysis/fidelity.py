@@ -10,6 +10,7 @@ import pandas as pd
 
 from analysis.bootstrap import needed_for_percentile
 from analysis.dataset import Dataset
+from analysis.metrics import of_devices
 from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES, ip_bytes
 
 SIDES = ("uplink", "downlink")
@@ -49,14 +50,10 @@ def link_table(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     ``carried_share`` is the class's bytes between its first and last sample ÷ framed bytes of the
     payloads sent between them, all runs together: acknowledgements make it a little more than 1.
     """
-    behind = next((run.behind for run in data.runs if run.behind), {})
     rows = []
-    for link in dict.fromkeys(run.link for run in data.runs):
-        for suffix in dict.fromkeys(behind.values()) or [""]:
-            own = queries
-            if behind:  # the queries that crossed this router's link
-                devices = [device for device, its in behind.items() if its == suffix]
-                own = queries[queries["device"].isin(devices)]
+    for link, run in {run.link: run for run in data.runs}.items():
+        for suffix, devices in run.devices_of_links.items():
+            own = of_devices(queries, devices)
             rows += [_of_direction(data, own, link, side, side + suffix) for side in SIDES]
     return pd.DataFrame(rows)
 

@@ -36,6 +36,11 @@ def counted(queries: pd.DataFrame, *columns: str) -> pd.DataFrame:
     return kept[(queries["kind"] == "measured") & result]
 
 
+def of_devices(rows: pd.DataFrame, devices: list[str]) -> pd.DataFrame:
+    """The rows of some devices; all where none is named."""
+    return rows[rows["device"].isin(devices)] if devices else rows
+
+
 def under(rows: pd.DataFrame, link: str, load: str) -> pd.DataFrame:
     """The rows of one condition."""
     return rows[(rows["link"] == link) & (rows["load"] == load)]

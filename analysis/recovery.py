@@ -9,7 +9,7 @@ import pandas as pd
 
 from analysis.dataset import Dataset, Run
 from analysis.matrix import scenario_of
-from analysis.metrics import measured
+from analysis.metrics import measured, of_devices
 from analysis.policies import split_of
 from analysis.tables import POLICY, Table, count, num, text
 from testbed.model.table import LOCAL
@@ -38,11 +38,10 @@ def outages_of(run: Run, device: str) -> list[tuple[float, float]]:
 
 
 def _of_run(data: Dataset, run: Run) -> Iterator[dict[str, Any]]:
-    queries = measured(data.queries[data.queries["run_id"] == run.run_id])
-    for suffix in dict.fromkeys(run.behind.values()) or [""]:
-        devices = [device for device, its in run.behind.items() if its == suffix]
-        own = queries[queries["device"].isin(devices)] if devices else queries
-        yield from _of_link(run, outages_of(run, devices[0] if devices else ""), own)
+    for devices in run.devices_of_links.values():
+        if outages := outages_of(run, devices[0] if devices else ""):
+            queries = measured(data.queries[data.queries["run_id"] == run.run_id])
+            yield from _of_link(run, outages, of_devices(queries, devices))
 
 
 def _of_link(

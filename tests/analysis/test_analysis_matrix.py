@@ -116,7 +116,7 @@ def outage_data() -> Any:
     )  # fmt: skip
     outages = [[10**9, 10**9], [3 * 10**9, 10**9]]
     run = SimpleNamespace(
-        behind={},
+        devices_of_links={"": []},
         uplink_of=lambda device: "uplink",
         run_id="r", link="gone", load="none", policy="dynamic", trial=0, duration_s=5.0,
         schedules={"uplink": {"outages": outages, "end": "hold"}},
