@@ -98,17 +98,20 @@ class _Meter:
             self.samples[record["direction"]].append({"t_ns": record["t_ns"], **record["sample"]})
 
     def line(self) -> str:
-        """Both directions in one line."""
-        return "   ".join(self._told(side) for side in SIDES if side in self._rate_bps)
+        """Every direction in one line, those of a further router with its name."""
+        known = list(self._rate_bps)
+        known.sort(key=lambda direction: SIDES.index(direction.partition("-")[0]))
+        return "   ".join(map(self._told, known))
 
-    def _told(self, side: str) -> str:
+    def _told(self, direction: str) -> str:
         from testbed.framing import LINK_FRAME_BYTES, MTU_BYTES
 
+        side, _, router = direction.partition("-")
         arrow = {"uplink": "↑", "downlink": "↓"}[side]
-        told = f"{arrow} set {format_rate(self._rate_bps[side])}"
-        if len(self.samples[side]) < 2:
+        told = f"{router} {arrow} set {format_rate(self._rate_bps[direction])}".lstrip()
+        if len(self.samples[direction]) < 2:
             return told
-        before, now = self.samples[side][-2:]
+        before, now = self.samples[direction][-2:]
         carried = (now["bytes"] - before["bytes"]) * 8e9 / (now["t_ns"] - before["t_ns"])
         carried *= MTU_BYTES / LINK_FRAME_BYTES  # the class counts link bytes, a rate IP bytes
         queue = format_size(now["backlog_bytes"])
