@@ -9,9 +9,8 @@ from testbed.config import Experiment
 from testbed.config.link_spec import DirectionSpec, LinkSpec
 from testbed.link.netem import Gilbert, Netem
 from testbed.link.tree import render_tc, tree_from_json
+from testbed.orchestrator.plan import DIRECTIONS
 from testbed.traces.trace import Schedule
-
-DIRECTIONS = ("uplink", "downlink")
 
 
 def side_of(direction: str) -> str:

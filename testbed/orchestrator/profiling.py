@@ -39,8 +39,7 @@ def cycle_conditions(
     """Every candidate ``queries`` times in shuffled blocks, at one rate both ways.
 
     One device role alone: the others would be in its way. ``directions``: those of every router.
-    ``clients`` keep the server's executor
-    busy meanwhile, each in a closed loop.
+    ``clients`` keep the server's executor busy meanwhile, each in a closed loop.
     """
     link = next(iter(experiment.links.values()))
     return Conditions(
