@@ -11,7 +11,7 @@ from testbed.errors import TestbedError
 from testbed.link import ingress, offload, qdisc
 from testbed.link.ahead import Ahead
 from testbed.link.neighbours import Neighbours
-from testbed.link.state import State, add_routes, differences, read_link, read_state
+from testbed.link.state import State, add_neighbours, add_routes, differences, read_link, read_state
 from testbed.link.tree import ROOT_HANDLE, Tree
 
 
@@ -155,6 +155,7 @@ def put_back(ipr: IPRoute, interface: str, index: int, before: State) -> State |
         with qdisc.asking_kernel(f"{interface}: set {changed}"):
             ipr.link("set", index=index, **changed)
     add_routes(ipr, index, before["routes"])
+    add_neighbours(ipr, index, before["neighbours"])
     offload.restore(interface, before["offloads"])
     after = read_state(ipr, interface, index)
     if differing := differences(before, after):

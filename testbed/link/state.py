@@ -7,6 +7,7 @@ from socket import AF_INET
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from testbed.link.offload import read_offloads
 from testbed.link.qdisc import asking_kernel, counters_of
@@ -21,9 +22,9 @@ State = dict[str, Any]
 
 
 def read_state(ipr: IPRoute, interface: str, index: int) -> State:
-    """``{"qdiscs", "classes", "filters", "offloads", "link", "routes", "counters"}``, JSON-ready.
+    """``{"qdiscs", "classes", "filters", "offloads", "link", "routes", "neighbours", "counters"}``.
 
-    All but ``counters`` is the same before shaping and after restoring.
+    JSON-ready; all but ``counters`` is the same before shaping and after restoring.
     """
     qdiscs = list(ipr.get_qdiscs(index=index))
     classes = list(ipr.get_classes(index=index))
@@ -40,6 +41,7 @@ def read_state(ipr: IPRoute, interface: str, index: int) -> State:
         "offloads": read_offloads(interface),
         "link": read_link(ipr, index),
         "routes": read_routes(ipr, index),
+        "neighbours": read_neighbours(ipr, index),
         "counters": {
             f"{name} {format_handle(message['handle'])} {format_handle(message['parent'])}": (
                 counters_of(message)
@@ -85,6 +87,28 @@ def add_routes(ipr: IPRoute, index: int, routes: list[dict[str, Any]]) -> None:
         if route not in present:
             with asking_kernel(f"route to {route['dst']}"):
                 ipr.route("add", oif=index, **route)
+
+
+def read_neighbours(ipr: IPRoute, index: int) -> list[dict[str, Any]]:
+    """Hardware addresses of IPv4 neighbours that somebody has told for good, in order.
+
+    The kernel forgets them, too, when the interface goes down. Fields by pyroute2's names.
+    """
+    found = [
+        {"dst": entry.get_attr("NDA_DST"), "lladdr": entry.get_attr("NDA_LLADDR")}
+        for entry in ipr.get_neighbours(family=AF_INET, ifindex=index)
+        if entry["state"] & NUD_PERMANENT
+    ]
+    return sorted(found, key=lambda entry: str(entry["dst"]))
+
+
+def add_neighbours(ipr: IPRoute, index: int, neighbours: list[dict[str, Any]]) -> None:
+    """Make those neighbours known again that are forgotten."""
+    present = read_neighbours(ipr, index)
+    for entry in neighbours:
+        if entry not in present:
+            with asking_kernel(f"neighbour {entry['dst']}"):
+                ipr.neigh("replace", ifindex=index, state=NUD_PERMANENT, **entry)
 
 
 def differences(before: State, after: State) -> tuple[str, ...]:

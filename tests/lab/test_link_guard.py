@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 
 from testbed.link import journal
 from testbed.link.state import differences
 from testbed.link.watchdog import PATIENCE_S, SECOND_LOOK_S
-from tests.lab.test_link_role import MBIT, Role, Wire, constant, inside
+from tests.lab.test_link_role import MBIT, QUEUE_BYTES, Role, Wire, constant, inside
 
 pytestmark = pytest.mark.lab
 
@@ -84,6 +86,32 @@ def test_a_lost_roles_interfaces_are_put_back(
         assert differences(was, wire.state("router", interface)) == ()
     assert journals(wire) == []
     assert role.process.wait(timeout=5) == -signal.SIGKILL
+
+
+def test_an_interface_whose_role_is_killed_in_an_outage_knows_its_neighbours_again(
+    wire: Wire, role: Role
+) -> None:
+    told = {"dst": "10.77.1.9", "lladdr": "02:00:00:00:00:09"}
+    with ExitStack() as stack:
+        ipr = stack.enter_context(IPRoute(netns=wire.names["router"], flags=0))
+        (index,) = ipr.link_lookup(ifname="to-server")
+        ipr.neigh("add", ifindex=index, state=NUD_PERMANENT, **told)
+        stack.callback(lambda: ipr.neigh("del", ifindex=index, **told))
+        before = wire.state("router", "to-server")
+        assert before["neighbours"] == [told]
+        role.shape("to-server")
+        side = {"interface": "to-server", "rate_bps": MBIT, "queue_bytes": QUEUE_BYTES}
+        cut = {**constant(MBIT), "duration_ns": 60 * 10**9, "outages": [[10**7, 30 * 10**9]]}
+        down = {"uplink": {**side, "outage": "down"}}
+        role.ask("start", "started", run_id="r", schedules={"uplink": cut}, directions=down)
+        role.ask("go", "went")
+        while not role.records or not role.records[-1].get("outage_ns"):
+            role.expect_record()
+        assert wire.state("router", "to-server")["neighbours"] == []
+        watchdog = os.pidfd_open(watchdog_of(role.process.pid))
+        role.process.kill()
+        await_end(watchdog)
+        assert differences(before, wire.state("router", "to-server")) == ()
 
 
 def test_a_second_campaign_is_told_who_holds_the_link(wire: Wire, role: Role) -> None:
