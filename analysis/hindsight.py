@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from analysis.dataset import Dataset, Run
 from analysis.matrix import scenario_of
 from analysis.metrics import by_policy
-from analysis.replay import Floats, RateSteps, rate_steps, wire_bits
+from analysis.replay import Floats, RateSteps, of_each_device, rate_steps, wire_bits
 from testbed.model.table import LOCAL
 
 _KEYS = ["load", "level"]
@@ -69,13 +69,10 @@ def hindsight(data: Dataset, queries: pd.DataFrame) -> pd.DataFrame:
     )
     chosen_ns, least_ns = np.empty(len(done)), np.empty(len(done))
     best = np.empty(len(done), dtype=object)
-    owned = done.groupby(["run_id", "device"], observed=True).indices
-    for key, own in owned.items():
-        assert isinstance(key, tuple), "grouped by two columns"
-        run, device = runs[str(key[0])], str(key[1])
+    for run_id, device, own in of_each_device(done):
         cost = costs[device]
         splits = list(cost)
-        times_ns = _times_ns(data, run, device, found.iloc[own], cost)
+        times_ns = _times_ns(data, runs[run_id], device, found.iloc[own], cost)
         at = pd.Index(splits).get_indexer(pd.Index(done["split"].iloc[own]))
         chosen_ns[own] = times_ns[np.arange(len(own)), at]
         least_ns[own] = np.fmin.reduce(times_ns, axis=1)
