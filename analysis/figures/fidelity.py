@@ -84,7 +84,7 @@ def _lateness(axes: Axes, late_ms: list[float]) -> None:
     axes.step(late, np.arange(1, len(late) + 1) / len(late), where="post", color=_CARRIED)
     if late[0] > 0:
         axes.set_xscale("log")
-        mark_log(axes.xaxis, 6)
+        mark_log(axes.xaxis, 4)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel(f"change late by, ms (n {len(late)})")
     axes.set_ylabel("share")
