@@ -14,6 +14,7 @@ from analysis.figures.marks import mark_log
 from analysis.figures.style import GREY, new_figure, style
 
 _OFFERED, _CARRIED = "#B5B5B5", "#0072B2"
+_NAME_MOST = 60  # characters that the title has room for
 
 
 def draw_fidelity(found: Mapping[str, Any]) -> Figure:
@@ -29,11 +30,13 @@ def draw_fidelity(found: Mapping[str, Any]) -> Figure:
     _errors(grid[1, 0], run)
     _scatter(grid[0, 1], run)
     _lateness(grid[1, 1], [late for one in runs for late in one["late_ms"]])
-    medians = found["median"]
+    medians, name = found["median"], found["trace"]
+    if len(name) > _NAME_MOST:  # as a generated trace's, which has all its settings in it
+        name = f"{name[:_NAME_MOST]}…"
     figure.suptitle(
-        f"{found['trace']} on a {found['router']} router: error {medians['error_1s']:.2%} in bins "
-        f"of 1 s, {medians['error_100ms']:.2%} of 100 ms, r {medians['correlation_100ms']:.4f} "
-        f"(median of {found['undisturbed']} runs of {found['seconds']:g} s)",
+        f"{name} on a {found['router']} router, median of {found['undisturbed']} × "
+        f"{found['seconds']:g} s\nerror {medians['error_1s']:.2%} in bins of 1 s, "
+        f"{medians['error_100ms']:.2%} of 100 ms, r {medians['correlation_100ms']:.4f}",
         fontsize=10,
     )
     return figure
