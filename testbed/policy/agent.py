@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from dataclasses import dataclass, replace
 
 from testbed.errors import UserError
 from testbed.model.table import LOCAL
-from testbed.policy.estimators import HeadEstimator, RateEstimator, ReplyEstimator
+from testbed.policy.estimators import HeadEstimator, LoadEstimator, QueueEstimator, RateEstimator
 from testbed.policy.latency import Candidate, Candidates
 from testbed.policy.predicting import predict
 from testbed.policy.protocol import Outcome, Policy, State
@@ -66,13 +65,11 @@ class Agent:
         self._probed_ns: int | None = None
         self._probed_bytes = 0
         self._rate = RateEstimator()
-        self._load = ReplyEstimator(idle=1.0)
-        self._wait = ReplyEstimator(idle=0.0, samples=2)
-        self._heads: dict[str, HeadEstimator] = {}
+        self._load = LoadEstimator()
+        self._wait = QueueEstimator()
+        self._heads = HeadEstimator()
         self._latest = dict(self._by_split)  # with the head times that this run shows
-        self._until_ns: dict[str, int] = {}  # of each of those measured: when it is stale
         self._current = Candidates(candidates)
-        self._stale_ns = sys.maxsize  # when the first of them is
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -114,6 +111,7 @@ class Agent:
             confidence=self._rate.confidence(now_ns),
             run_ns=0 if self._begun_ns is None else now_ns - self._begun_ns,
             deadline_ns=self._deadline_ns,
+            slowdown=self._heads.slowdown,
         )
         split = self._policy.decide(state)
         predicted_ns = self._predicted_ns = self._predict_ns(split, state)
@@ -122,25 +120,22 @@ class Agent:
 
     def _as_measured(self, now_ns: int) -> Candidates:
         """The candidates with the head times that this run shows, where those are fresh."""
-        if now_ns > self._stale_ns:
-            self._gather(now_ns)
+        if now_ns > self._heads.stale_ns:
+            self._heads.forget(now_ns)
+            self._correct()
         return self._current
-
-    def _gather(self, now_ns: int) -> None:
-        for split in [s for s, until_ns in self._until_ns.items() if now_ns > until_ns]:
-            del self._until_ns[split]
-            self._latest[split] = self._by_split[split]
-        self._stale_ns = min(self._until_ns.values(), default=sys.maxsize)
-        self._current = Candidates(self._latest.values())
 
     def _measure_head(self, profiled: Candidate, outcome: Outcome) -> None:
         # Here and not at the decision: a query waits for that.
-        heads = self._heads.setdefault(profiled.split, HeadEstimator())
-        ratio = heads.add(outcome.now_ns, outcome.head_ns / profiled.head_ns)
-        self._until_ns[profiled.split] = outcome.now_ns + heads.WINDOW_NS
-        head_ns = round(profiled.head_ns * ratio)
-        self._latest[profiled.split] = replace(profiled, head_ns=head_ns)
-        self._gather(outcome.now_ns)
+        self._heads.add(outcome.now_ns, profiled.split, outcome.head_ns / profiled.head_ns)
+        self._correct()
+
+    def _correct(self) -> None:
+        self._latest = dict(self._by_split)
+        for split, own in self._heads.own.items():
+            profiled = self._by_split[split]
+            self._latest[split] = replace(profiled, head_ns=round(profiled.head_ns * own))
+        self._current = Candidates(self._latest.values())
 
     def _predict_ns(self, split: str, state: State) -> int | None:
         candidate = self._latest.get(split)

@@ -11,7 +11,7 @@ from typing import Any
 from testbed.framing import burst_ip_bytes, ip_bytes, serialisation_ns
 from testbed.model.table import LOCAL
 
-_ROUNDING_NS = 2  # of a prediction's two rounded parts, on both sides of a comparison
+_ROUNDING_NS = 3  # of a prediction's three rounded parts, on both sides of a comparison
 
 
 @dataclass(frozen=True)
@@ -45,21 +45,23 @@ class Candidates(tuple[Candidate, ...]):
         self._staying = [place for place, c in enumerate(self) if c.split == LOCAL]
 
     def nearly_fastest(
-        self, *, rate_bps: float, base_network_ns: int, load: float, wait_ns: int
+        self, *, rate_bps: float, base_network_ns: int, load: float, wait_ns: int, slowdown: float
     ) -> list[Candidate]:
         """Those whose :func:`predict_ns` may be the least of all, before its rounding.
 
         One pass of plain arithmetic: among 250 layers a query would wait for anything more.
         """
-        byte_ns, burst = 8e9 / rate_bps, float(burst_ip_bytes(rate_bps))
+        # In units of the device's slowdown, so that no candidate's own time needs the product.
+        byte_ns, burst = 8e9 / rate_bps / slowdown, float(burst_ip_bytes(rate_bps))
+        load = load / slowdown
         burst_ns = burst * byte_ns  # what a payload within the burst weighs, like any other's first
         times = [
             device + server * load + (size * byte_ns if size > burst else burst_ns)
             for device, size, server in self._costs
         ]
         for place in self._staying:  # without what all that cross pay, and these times leave out
-            times[place] = self._costs[place][0] + burst_ns - base_network_ns - wait_ns
-        most = min(times, default=inf) + _ROUNDING_NS
+            times[place] = self._costs[place][0] + burst_ns - (base_network_ns + wait_ns) / slowdown
+        most = min(times, default=inf) + _ROUNDING_NS / slowdown
         return [c for c, time in zip(self, times, strict=True) if time <= most]
 
 
@@ -80,15 +82,22 @@ def candidates_from_profile(profile: Mapping[str, Any]) -> Candidates:
 
 
 def predict_ns(
-    candidate: Candidate, *, rate_bps: float, base_network_ns: int, load: float, wait_ns: int = 0
+    candidate: Candidate,
+    *,
+    rate_bps: float,
+    base_network_ns: int,
+    load: float,
+    wait_ns: int = 0,
+    slowdown: float = 1.0,
 ) -> int:
-    """``head + encode + (wire − burst)/rate + base network + wait + (decode + tail) · load``.
+    """``(head + encode) · slowdown + (wire − burst)/rate + base + wait + (decode + tail) · load``.
 
-    ``load`` is how many times longer the server takes than when profiled, ``wait_ns`` its queue.
-    ``local`` is the head alone: it pays for no network. After Bakhtiarnia et al. (arXiv
-    2205.11269) with the link's burst, the base network time, the queue and the load added.
+    ``slowdown`` and ``load`` are how many times longer device and server take than when profiled,
+    ``base`` the base network time, ``wait_ns`` the server's queue. ``local`` is the head alone: it
+    pays for no network. After Bakhtiarnia et al. (arXiv 2205.11269), to which the burst of the
+    link, the base network time, the queue, the load and the slowdown are added.
     """
-    device_ns = candidate.head_ns + candidate.encode_ns
+    device_ns = round((candidate.head_ns + candidate.encode_ns) * slowdown)
     if candidate.split == LOCAL:
         return device_ns
     uplink_ns = serialisation_ns(candidate.bytes_up, rate_bps)

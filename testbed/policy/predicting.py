@@ -17,6 +17,7 @@ def least(candidates: tuple[Candidate, ...], state: State, rate_bps: float) -> t
         base_network_ns=state.base_network_ns,
         load=state.load,
         wait_ns=state.wait_ns,
+        slowdown=state.slowdown,
     )
     found = ((predict(c, state, rate_bps), c.head_ns, c.split) for c in near)
     predicted_ns, _, split = min(found)
@@ -31,6 +32,7 @@ def predict(candidate: Candidate, state: State, rate_bps: float) -> int:
         base_network_ns=state.base_network_ns,
         load=state.load,
         wait_ns=state.wait_ns,
+        slowdown=state.slowdown,
     )
 
 
@@ -94,6 +96,7 @@ def pessimistic_ns(candidate: Candidate, state: State) -> int:
         base_network_ns=state.base_network_ns,
         load=state.load_high,
         wait_ns=state.wait_high_ns,
+        slowdown=state.slowdown,
     )
 
 

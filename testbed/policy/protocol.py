@@ -14,10 +14,12 @@ class State:
 
     Attributes:
         now_ns: the device's monotonic clock.
-        candidates: the splits to choose from with their profiled times; empty without a profile.
+        candidates: the splits to choose from with their profiled times, heads corrected by what
+            each showed lately beside the ``slowdown``; empty without a profile.
         rate_bps: the uplink's rate as estimated, None before the first sample.
         rate_age_ns: time since the newest sample.
         load: how many times longer the server's work takes than when it was profiled.
+        slowdown: the same of the device's own work.
         base_network_ns: network time beyond serialisation.
         wait_ns: time a query waits in the server's queue.
         rate_low_bps, load_high, wait_high_ns: the pessimistic side of each estimate.
@@ -39,6 +41,7 @@ class State:
     confidence: float = 0.0
     run_ns: int = 0
     deadline_ns: int | None = None
+    slowdown: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -195,20 +195,19 @@ def test_decisions_are_those_of_plain_arithmetic_over_the_heads_as_measured() ->
     candidates = (CANDIDATES[0], *layers, replace(CANDIDATES[2], head_ns=130 * MS))
     splits = tuple(c.split for c in candidates)
     one = Agent(make_policy("dynamic", splits, seed=1), candidates, MS, None)
-    heads: dict[str, HeadEstimator] = {}
-    measured: dict[str, tuple[int, Candidate]] = {}
+    heads = HeadEstimator()
     now_ns = 0
     for _ in range(400):
         now_ns += rng.choice((50, 500, 3_000)) * MS
         decision = one.decide(now_ns)
+        heads.forget(now_ns)
         if decision.rate_bps is not None:
             known = [
-                measured[c.split][1] if now_ns <= measured.get(c.split, (-1, c))[0] else c
-                for c in candidates
+                replace(c, head_ns=round(c.head_ns * heads.own.get(c.split, 1))) for c in candidates
             ]
             terms = {"rate_bps": decision.rate_bps, "base_network_ns": MS, "load": decision.load}
-            wait_ns = decision.wait_ns
-            best = min((predict_ns(c, **terms, wait_ns=wait_ns), c.head_ns, c.split) for c in known)
+            terms |= {"wait_ns": decision.wait_ns, "slowdown": heads.slowdown}
+            best = min((predict_ns(c, **terms), c.head_ns, c.split) for c in known)
             assert (decision.predicted_ns, decision.split) == (best[0], best[2])
         profiled = rng.choice(candidates[1:])  # whichever is run shows its own head
         head_ns = round(profiled.head_ns * rng.uniform(0.3, 3))
@@ -218,8 +217,4 @@ def test_decisions_are_those_of_plain_arithmetic_over_the_heads_as_measured() ->
             wait_ns=rng.randrange(0, 50 * MS),
         )  # fmt: skip
         one.observe(went)
-        ratio = heads.setdefault(profiled.split, HeadEstimator()).add(
-            now_ns, head_ns / profiled.head_ns
-        )
-        as_measured = replace(profiled, head_ns=round(profiled.head_ns * ratio))
-        measured[profiled.split] = (now_ns + HeadEstimator.WINDOW_NS, as_measured)
+        heads.add(now_ns, profiled.split, head_ns / profiled.head_ns)

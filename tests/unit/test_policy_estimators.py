@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from testbed.policy.estimators import HeadEstimator, RateEstimator, ReplyEstimator
+from testbed.policy.estimators import HeadEstimator, LoadEstimator, QueueEstimator, RateEstimator
 
 MS, S, MBIT = 10**6, 10**9, 10**6
 KB60 = 60_000
@@ -90,16 +90,16 @@ def test_noisy_samples_of_a_steady_link_stay_near_it() -> None:
     assert sum(errors) < sum(raw_errors) / 3
 
 
-def loaded(ratios: list[float], pause_ns: int = 100 * MS) -> tuple[ReplyEstimator, int]:
+def loaded(ratios: list[float], pause_ns: int = 100 * MS) -> tuple[LoadEstimator, int]:
     """An estimator after replies of these ratios, and the time of the last one."""
-    estimator = ReplyEstimator(idle=1.0)
+    estimator = LoadEstimator()
     for i, ratio in enumerate(ratios):
         estimator.add(i * pause_ns, ratio)
     return estimator, (len(ratios) - 1) * pause_ns
 
 
 def test_load_is_one_until_told_otherwise() -> None:
-    estimator = ReplyEstimator(idle=1.0)
+    estimator = LoadEstimator()
     assert estimator.value(0) == 1.0
 
 
@@ -124,18 +124,47 @@ def test_load_returns_at_the_first_reply_after_a_silence() -> None:
     assert estimator.value(now_ns + 10 * S) == 2.0
 
 
-def test_a_queue_is_believed_by_its_second_reply() -> None:
-    queue = ReplyEstimator(idle=0.0, samples=2)
-    for i, wait in enumerate([0.0, 0.0, 150.0]):
-        queue.add(i * 300 * MS, wait)
-    assert queue.value(600 * MS) == 75
-    queue.add(900 * MS, 150.0)
-    assert (queue.value(900 * MS), queue.high(900 * MS)) == (150, 150)
+def test_a_queue_that_stays_is_believed_and_one_that_flickers_is_averaged() -> None:
+    queue = QueueEstimator()
+    for i in range(20):
+        queue.add(i * 300 * MS, 0.0)
+    begun_ns = 20 * 300 * MS
+    queue.add(begun_ns, 150.0)
+    assert 75 < queue.value(begun_ns) < 90  # the newest weighs half, whatever was before
+    queue.add(begun_ns + 300 * MS, 0.0)
+    assert 0 < queue.value(begun_ns + 300 * MS) < 15
+    for i in range(2, 20):
+        queue.add(begun_ns + i * 300 * MS, 150.0)
+    now_ns = begun_ns + 19 * 300 * MS
+    assert (queue.value(now_ns), queue.high(now_ns)) == (150, 150)
+    assert queue.value(now_ns + 3 * S) == pytest.approx(75)
+
+
+def head_of(heads: HeadEstimator, split: str) -> float:
+    return heads.own.get(split, 1.0) * heads.slowdown
 
 
 def test_heads_are_averaged_towards_the_profile_and_forgotten() -> None:
     heads = HeadEstimator()
-    assert heads.add(0, 2.5) == pytest.approx(1.5)  # the profile's own time counts as two
-    after = [heads.add(i * 100 * MS, 0.7) for i in range(20)]
-    assert after[-1] == pytest.approx((12 * 0.7 + 2) / 14)
-    assert heads.add(60 * S, 2.5) == pytest.approx(1.5)
+    heads.add(0, "3", 2.5)
+    assert 1.5 < head_of(heads, "3") < 2  # what is expected counts as two more
+    for i in range(20):
+        heads.add(i * 100 * MS, "3", 0.7)
+    assert head_of(heads, "3") == pytest.approx((12 * 0.7 + 2 * heads.slowdown) / 14)
+    heads.forget(60 * S)
+    assert (head_of(heads, "3"), heads.slowdown) == (1, 1)
+
+
+def test_a_slow_device_is_told_from_one_slow_split() -> None:
+    """The more splits agree, the more of it is believed of those that did not run."""
+    one, two = HeadEstimator(), HeadEstimator()
+    for i in range(12):
+        one.add(i * 100 * MS, "3", 1.6)
+        two.add(i * 100 * MS, "3", 1.6)
+        two.add(i * 100 * MS, "5", 1.6)
+    assert 1.2 < head_of(one, "local") < 1.3 < head_of(two, "local") < 1.4
+    assert head_of(one, "3") == pytest.approx(1.6, rel=0.05)
+    for i in range(12):
+        two.add(i * 100 * MS, "5", 0.4)  # they agree no more
+    assert head_of(two, "local") == pytest.approx(1)
+    assert head_of(two, "3") > 1.4 > 0.6 > head_of(two, "5")

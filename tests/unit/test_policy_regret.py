@@ -35,6 +35,7 @@ TRUTH = {
     "local": (140.0, 0.0, 0),
 }
 PROFILE_OFF, HEAD_OFF, TAIL_OFF, DRIFT_OFF = 0.12, 0.13, 0.08, 0.12
+SPEED_OFF = 0.2  # of all heads together: a profile of another minute
 
 
 def oracle(rates: list[list[int]], clients: list[list[int]]) -> Oracle:
@@ -49,12 +50,39 @@ def trace(name: str) -> list[list[int]]:
     return [[round(float(r["t_s"]) * 1e9), int(r["up_bps"])] for r in rows if r["up_bps"]]
 
 
+class Requests:
+    """Another's Poisson requests, each a whole model, at a share of the server that changes."""
+
+    LEVELS, DWELL_S, SERVICE_MS = (0, 0.4, 0.8), 2.0, 36.0
+
+    def __init__(self, rng: random.Random) -> None:
+        self.arrivals_ms: list[float] = []
+        begun_ms, level = 0.0, 0.0
+        while begun_ms < 3 * DURATION_NS / MS:
+            end_ms = begun_ms + rng.expovariate(1 / self.DWELL_S) * 1e3
+            t_ms = begun_ms + (rng.expovariate(level / self.SERVICE_MS) if level else math.inf)
+            while t_ms < end_ms:
+                self.arrivals_ms.append(t_ms)
+                t_ms += rng.expovariate(level / self.SERVICE_MS)
+            begun_ms, level = end_ms, rng.choice([other for other in self.LEVELS if other != level])
+
+    def wait_ms(self, at_ms: float) -> float:
+        """What is left to do of those that came before, in their order."""
+        idle_ms = 0.0  # when the server has done all of them
+        for t_ms in self.arrivals_ms:
+            if t_ms > at_ms:
+                break
+            idle_ms = max(idle_ms, t_ms) + self.SERVICE_MS
+        return max(0.0, idle_ms - at_ms)
+
+
 @dataclass
 class World:
     """A device, a link and a server with a queue, on a simulated clock."""
 
     oracle: Oracle
     rng: random.Random
+    requests: Requests | None = None
     now_ns: int = 0
     drift: float = 0.0
     spent: list[float] = field(default_factory=list)
@@ -65,6 +93,8 @@ class World:
 
     def wait_ns(self, at_ns: float, phase: float) -> float:
         """Closed-loop clients keep the queue full: one is half done, the others are before us."""
+        if self.requests is not None:
+            return max(0.2, self.requests.wait_ms(at_ns / MS)) * MS
         clients, _ = self.oracle.load.at(round(at_ns))
         return max(0.2, (clients - 0.5 + phase) * 36 * math.exp(self.drift)) * MS
 
@@ -114,16 +144,17 @@ class World:
         )
 
 
-def regret(known: Oracle, policy: str, seed: int) -> float:
-    """What the choices of one run cost, as a share of what the best ones would have taken."""
+def run(known: Oracle, policy: str, seed: int, *, bursty: bool = False) -> World:
+    """One run of a policy by a profile that is off, and the world after it."""
     rng = random.Random(seed)
-    world = World(known, rng)
+    world = World(known, rng, Requests(random.Random(seed)) if bursty else None)
 
-    def profiled(value_ms: float) -> int:
-        return round(value_ms * MS * math.exp(rng.gauss(0, PROFILE_OFF)))
+    def profiled(value_ms: float, speed: float = 1.0) -> int:
+        return round(value_ms * speed * MS * math.exp(rng.gauss(0, PROFILE_OFF)))
 
+    speed = world.off(SPEED_OFF)
     candidates = tuple(
-        Candidate(split, profiled(head), 0, 0, profiled(tail), payload, 4_000)
+        Candidate(split, profiled(head, speed), 0, 0, profiled(tail), payload, 4_000)
         for split, (head, tail, payload) in TRUTH.items()
     )
     rule = ProbeRule(30_000, 300 * MS, 2 * 10**6)
@@ -136,6 +167,12 @@ def regret(known: Oracle, policy: str, seed: int) -> float:
             world.probe(agent, rule.bytes)
         else:
             world.query(agent)
+    return world
+
+
+def regret(known: Oracle, policy: str, seed: int) -> float:
+    """What the choices of one run cost, as a share of what the best ones would have taken."""
+    world = run(known, policy, seed)
     return sum(world.spent) / sum(world.least) - 1
 
 
@@ -161,7 +198,7 @@ def lost(scenario: str, policy: str, runs: int = 8) -> float:
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_dynamic_loses_little_to_the_one_that_knows(scenario) -> None:
     constant = len(SCENARIOS[scenario][0]) == 1 and not SCENARIOS[scenario][1]
-    assert lost(scenario, "dynamic") < (0.03 if constant else 0.09)
+    assert lost(scenario, "dynamic") < (0.03 if constant else 0.11)
     assert lost(scenario, "clairvoyant") < lost(scenario, "dynamic") + 0.01
     assert lost(scenario, "random", 2) > 3 * lost(scenario, "dynamic")
 
@@ -173,3 +210,15 @@ def test_dynamic_loses_least_of_those_that_estimate_over_all_scenarios() -> None
     }
     assert means["dynamic"] == min(means.values())
     assert means["dynamic"] < 0.04
+
+
+@pytest.mark.parametrize("scenario", ["middle", "lte", "high"])
+def test_dynamic_lives_with_a_queue_that_comes_and_goes_by_chance(scenario) -> None:
+    known = oracle(*SCENARIOS[scenario])
+
+    def mean_ms(policy: str) -> float:
+        worlds = [run(known, policy, seed, bursty=True) for seed in range(8)]
+        return sum(w.now_ns for w in worlds) / MS / sum(len(w.spent) for w in worlds)
+
+    best = min(mean_ms(policy) for policy in ("static:5", "static:3", "offload", "local"))
+    assert mean_ms("dynamic") < 1.04 * best
