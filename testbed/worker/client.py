@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from testbed.worker.encoding import aligned_buffer
 from testbed.worker.hedge import Hedge
-from testbed.worker.layout import FLOAT32_BYTES, REPLY_BYTES, Layout, ServerTimes
+from testbed.worker.layout import FLOAT32_BYTES, REPLY_BYTES, Layout, ServerTimes, reply_header
 from testbed.worker.transfer import Frame, Receiver, configure, send
 from testbed.worker.wire import (
     HEADER_BYTES,
@@ -69,14 +69,17 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, outputs: int) -> None:
         self._timeout_ns = endpoint.timeout_ns
-        self._logits_bytes = outputs * FLOAT32_BYTES
+        self._reply_bytes = REPLY_BYTES + outputs * FLOAT32_BYTES
+        self._replies = {
+            size: describe(reply_header(size)) for size in (REPLY_BYTES, self._reply_bytes)
+        }
         self._owed: tuple[int, int, int] | None = None  # (query, bytes of its reply, until when)
         self._socket = socket.create_connection(
             (endpoint.address, endpoint.port), timeout=endpoint.timeout_ns / 1e9
         )
         try:
             configure(self._socket, endpoint.timeout_ns, endpoint.congestion_control)
-            capacity = max(REPLY_BYTES + self._logits_bytes, MAX_TEXT_BYTES)
+            capacity = max(self._reply_bytes, MAX_TEXT_BYTES)
             buffer = aligned_buffer(HEADER_BYTES + capacity)
             self._receiver = Receiver(self._socket, buffer, _replies_only)
             token = endpoint.token.encode()
@@ -101,12 +104,12 @@ class Connection:
         Overtaken when the hedge was first; the next query must wait until :meth:`free`.
         """
         description = layout.description(len(payload), verify=verify)
-        return self._exchange(description, query, payload, self._logits_bytes, bound_ns, hedge)
+        return self._exchange(description, query, payload, self._reply_bytes, bound_ns, hedge)
 
     def probe(self, query: int, payload: memoryview) -> Reply:
         """Send bytes that no tail will read, for the time they take on the link."""
         description = describe(Header(Kind.PROBE, 0, Dtype.RAW, 0, (), len(payload)))
-        return self._exchange(description, query, payload, 0)
+        return self._exchange(description, query, payload, REPLY_BYTES)
 
     def free(self) -> bool:
         """Whether the server owes no reply that a hedge overtook; takes it where it has come.
@@ -140,7 +143,7 @@ class Connection:
         description: bytes,
         query: int,
         payload: memoryview,
-        logits_bytes: int,
+        reply_bytes: int,
         bound_ns: int | None = None,
         hedge: Hedge | None = None,
     ) -> Reply:
@@ -148,9 +151,7 @@ class Connection:
         if bound_ns is not None and bound_ns < patience_ns:
             self.be_patient(bound_ns)
         try:
-            send_ns, frame = self._turn(
-                description, query, payload, REPLY_BYTES + logits_bytes, hedge
-            )
+            send_ns, frame = self._turn(description, query, payload, reply_bytes, hedge)
         finally:
             if self._timeout_ns != patience_ns:  # overtaken, too: the connection lives on
                 self.be_patient(patience_ns)
@@ -174,6 +175,8 @@ class Connection:
         begun_ns = monotonic_ns()
         send(self._socket, seal(description, query), payload, timeout_ns=self._timeout_ns)
         send_ns = monotonic_ns() - begun_ns
+        if reply_bytes:
+            self._receiver.expect(self._replies[reply_bytes], query)
         if hedge is not None and hedge.overtakes(self._socket, self._timeout_ns - send_ns):
             self._owed = (query, reply_bytes, begun_ns + self._timeout_ns)
             raise Overtaken

@@ -24,7 +24,7 @@ from testbed.worker.appraise import appraise
 from testbed.worker.arrivals import ArrivalRule
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import Decoder, Encoder
-from testbed.worker.equipment import Equipment, Rules, no_collection
+from testbed.worker.equipment import Equipment, Rules, no_collection, settle_memory
 from testbed.worker.host import (
     Usage,
     build_engine,
@@ -87,6 +87,7 @@ class DeviceRole:
     def _setup(self, message: Message) -> None:
         self.close()
         self._equipment = None  # one that fails leaves none, not the one before
+        gc.unfreeze()  # what the one before leaves behind is garbage like any other
         table = SplitTable.from_json(message["table"])
         batch, candidates = message["batch"], tuple(message["candidates"])
         known = layouts(table, candidates, message["encoding"], batch)
@@ -111,10 +112,12 @@ class DeviceRole:
             batch=batch,
             outputs=batch * table.outputs,
         )
+        check = engine.check(inputs[0])
+        settle_memory()
         self._control.send(
             "ready",
             archive_sha256=message["archive_sha256"],
-            check=engine.check(inputs[0]),
+            check=check,
             rss_bytes=resident_bytes(),
             torch=torch.__version__,
             **told,

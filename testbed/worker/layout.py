@@ -190,6 +190,18 @@ def reply_header(payload_bytes: int) -> Header:
     return Header(Kind.REPLY, 0, Dtype.FLOAT32, 0, (), payload_bytes)
 
 
+def pack_times(
+    wait_ns: int,
+    decode_ns: int,
+    tail_ns: int,
+    span_bytes: int | None,
+    span_ns: int | None,
+    digest: bytes,
+) -> bytes:
+    """The fixed struct that ends every reply (:class:`ServerTimes`); an absent span is 0."""
+    return _REPLY.pack(wait_ns, decode_ns, tail_ns, span_bytes or 0, span_ns or 0, digest)
+
+
 class ServerTimes(NamedTuple):
     """What the server tells of one query, on its own clock.
 
@@ -203,11 +215,6 @@ class ServerTimes(NamedTuple):
     span_bytes: int | None
     span_ns: int | None
     digest: bytes
-
-    def pack(self) -> bytes:
-        """The fixed struct that ends every reply; an absent span is 0."""
-        *times, span_bytes, span_ns, digest = self
-        return _REPLY.pack(*times, span_bytes or 0, span_ns or 0, digest)
 
     @classmethod
     def unpack(cls, payload: memoryview) -> ServerTimes:

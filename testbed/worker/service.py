@@ -22,7 +22,7 @@ from testbed.worker.layout import (
     REPLY_BYTES,
     Allowed,
     Layout,
-    ServerTimes,
+    pack_times,
     reply_header,
 )
 from testbed.worker.transfer import Frame, Receiver, burst_spent, configure, mark_bytes, send
@@ -236,20 +236,19 @@ class _Conversation:
         digest = hashlib.sha256(frame.payload).digest() if verify else _NO_DIGEST
         layout = None if probe else self._allowed.by_id[frame.header.split]
         self._service.submit(Job(layout, frame.payload, self._logits, self._finished))
+        logits = self._reply if layout else b""
+        header = seal(self._descriptions[len(logits)], frame.query)  # while the tail runs
         job = self._finished.get()
         if job.fault is not None:
             where = f"tail of split {layout.split}" if layout else "probe"
             raise WireError(f"{where}: {job.fault}")
-        self._answer(frame, job, digest)
-
-    def _answer(self, frame: Frame, job: Job, digest: bytes) -> None:
         decode_ns, tail_ns = job.decode_ns, job.tail_ns
-        logits = self._reply if job.layout else b""
         wait_ns = monotonic_ns() - frame.arrived_ns - decode_ns - tail_ns
-        times = ServerTimes(wait_ns, decode_ns, tail_ns, frame.span_bytes, frame.span_ns, digest)
-        meta = times.pack()
-        header = seal(self._descriptions[len(logits)], frame.query)
-        send(self._socket, header, logits, meta, timeout_ns=_FRAME_TIMEOUT_NS)
+        times = pack_times(wait_ns, decode_ns, tail_ns, frame.span_bytes, frame.span_ns, digest)
+        send(self._socket, header, logits, times, timeout_ns=_FRAME_TIMEOUT_NS)
+        self._log(frame, job, wait_ns)
+
+    def _log(self, frame: Frame, job: Job, wait_ns: int) -> None:
         self._service.queries += 1
         if frame.query >= FIRST_LOAD_QUERY:
             return
@@ -259,8 +258,8 @@ class _Conversation:
             query=frame.query,
             split=job.layout.split if job.layout else None,
             wait_ns=wait_ns,
-            decode_ns=decode_ns,
-            tail_ns=tail_ns,
+            decode_ns=job.decode_ns,
+            tail_ns=job.tail_ns,
             payload_bytes=frame.header.payload_bytes,
             span_bytes=frame.span_bytes,
             span_ns=frame.span_ns,

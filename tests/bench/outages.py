@@ -19,7 +19,7 @@ from time import monotonic_ns, sleep
 
 from testbed.worker.arrivals import ArrivalRule
 from testbed.worker.equipment import Rules
-from tests.unit.test_worker_outage import MS, Run, Server, status
+from tests.unit.device_runs import MS, Run, Server, status
 
 SHORT_S, LONG_S, LONG_OUTAGES, BOUND_MS = (0.02, 0.5), 5.0, 3, 1_000.0
 INTERVAL_NS, DEADLINE_NS = 5 * MS, 100 * MS

@@ -31,7 +31,7 @@ import torch
 from testbed.encodings import parse_features
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import aligned_buffer
-from testbed.worker.layout import REPLY_BYTES, Allowed, Layout, ServerTimes, reply_header
+from testbed.worker.layout import REPLY_BYTES, Allowed, Layout, pack_times, reply_header
 from testbed.worker.transfer import Receiver, configure, mark_bytes, send
 from testbed.worker.wire import (
     HEADER_BYTES,
@@ -47,6 +47,7 @@ from testbed.worker.wire import (
 SIZES_BYTES = (5_000, 300_000, 1_200_000)
 NAMES = ("ours", "bare", "grpc", "zmq")
 ROUNDS, TURNS, WARM = 15, 20, 20
+NO_DIGEST = bytes(32)
 TIMEOUT_NS = 10_000_000_000
 METHOD = "/bench/echo"
 GRPC_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -81,7 +82,7 @@ def serve_ours(size_bytes: int, announce: Callable[[int], None]) -> None:
             frame = receiver.receive(timeout_ns=TIMEOUT_NS, mark_bytes=mark_bytes(0), idle=True)
         except PeerGone:
             return
-        meta = ServerTimes(0, 0, 0, frame.span_bytes, frame.span_ns, bytes(32)).pack()
+        meta = pack_times(0, 0, 0, frame.span_bytes, frame.span_ns, NO_DIGEST)
         header = seal(description, frame.query)
         send(sock, header, frame.payload, meta, timeout_ns=TIMEOUT_NS)
 
