@@ -13,7 +13,7 @@ from analysis.audit import audit
 from testbed.errors import UserError
 from testbed.orchestrator.bundle import unpacked, write_bundle
 from testbed.records import sha256_file
-from tests.analysis.conftest import Maker
+from tests.analysis.synthetic import Maker
 
 
 @pytest.fixture

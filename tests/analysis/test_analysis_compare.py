@@ -12,7 +12,7 @@ import pytest
 from analysis.compare import compare, load, obstacles, reproduced
 from analysis.compare_page import letters, write_pages
 from testbed.errors import UserError
-from tests.analysis.conftest import Synthetic, write_campaign
+from tests.analysis.synthetic import Synthetic, write_campaign
 
 
 def made(root: Path, **fields) -> Path:

@@ -9,7 +9,7 @@ import pytest
 
 from analysis.dataset import load_dataset
 from testbed.errors import UserError
-from tests.analysis.conftest import Maker
+from tests.analysis.synthetic import Maker
 
 
 def _run(root: Path, policy: str) -> Path:

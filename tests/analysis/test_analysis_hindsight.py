@@ -13,7 +13,7 @@ from analysis.hindsight import choice_costs, costs_by_trial, hindsight
 from analysis.metrics import server_estimate
 from analysis.replay import with_floor
 from testbed.framing import serialisation_ns
-from tests.analysis.conftest import BASE_NETWORK_NS, COSTS, MS
+from tests.analysis.synthetic import BASE_NETWORK_NS, COSTS, MS
 
 
 def expected_ns(split: str, rate_bps: int) -> float:

@@ -16,7 +16,7 @@ from analysis.bootstrap import Interval
 from analysis.dataset import load_dataset
 from analysis.replay import RateSteps, rate_steps, transfer_ns, with_floor
 from testbed.framing import serialisation_ns
-from tests.analysis.conftest import BASE_NETWORK_NS, COSTS, DEVICE_T0_NS, MS, REPLY_NS, Maker
+from tests.analysis.synthetic import BASE_NETWORK_NS, COSTS, DEVICE_T0_NS, MS, REPLY_NS, Maker
 
 STEADY = ((0, 10_000_000),)
 

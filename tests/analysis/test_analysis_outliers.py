@@ -11,7 +11,7 @@ from analysis.dataset import load_dataset
 from analysis.outliers import judged_apart, outlier_tables
 from analysis.replay import with_floor
 from analysis.report import write_report
-from tests.analysis.conftest import MS, Maker
+from tests.analysis.synthetic import MS, Maker
 
 
 def plant(root: Path, policy: str, added_ms: dict[int, int]) -> Path:

@@ -24,7 +24,7 @@ from analysis.interactive import interactive_distribution
 from analysis.replay import with_floor
 from analysis.report import write_report
 from analysis.trust import doubts
-from tests.analysis.conftest import Maker, Synthetic
+from tests.analysis.synthetic import Maker, Synthetic
 
 
 def _text(page: Path) -> str:

@@ -8,7 +8,7 @@ from analysis import metrics
 from analysis.dataset import load_dataset
 from analysis.replay import with_floor
 from analysis.trust import doubts
-from tests.analysis.conftest import Maker
+from tests.analysis.synthetic import Maker
 
 
 def _notes(root) -> list[str]:

@@ -12,7 +12,7 @@ from analysis import metrics
 from analysis.dataset import load_dataset
 from analysis.replay import with_floor
 from analysis.trust import Doubt, doubts
-from tests.analysis.conftest import Maker
+from tests.analysis.synthetic import Maker
 
 
 def told(root: Path) -> list[Doubt]:

@@ -22,7 +22,7 @@ from analysis.audit import audit
 from analysis.report import write_report
 from testbed.orchestrator.store import seal
 from testbed.records import sha256_file
-from tests.analysis import conftest as golden
+from tests.analysis import synthetic as golden
 
 # records → links, trials; six policies each; the bound on dataset and report in seconds.
 SIZES = {100_000: (2, 5, 5.0), 1_000_000: (4, 9, 20.0)}

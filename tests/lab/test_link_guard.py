@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,26 +18,9 @@ from pyroute2.netlink.rtnl.ndmsg import NUD_PERMANENT
 from testbed.link import journal
 from testbed.link.state import differences
 from testbed.link.watchdog import PATIENCE_S, SECOND_LOOK_S
-from tests.lab.test_link_role import MBIT, QUEUE_BYTES, Role, Wire, constant, inside
+from tests.lab.wire import MBIT, QUEUE_BYTES, Role, Wire, constant, inside
 
 pytestmark = pytest.mark.lab
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Wire]:
-    with ExitStack() as stack:
-        made = Wire()
-        stack.callback(made.down)
-        made.up()
-        yield made
-
-
-@pytest.fixture
-def role(wire: Wire) -> Iterator[Role]:
-    with ExitStack() as stack:
-        made = Role(wire.names["router"])
-        stack.callback(made.close)
-        yield made
 
 
 def recover(wire: Wire, action: str) -> list[dict[str, Any]]:
