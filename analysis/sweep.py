@@ -224,14 +224,16 @@ def best_static(sweep: Sweep, variant: Variant) -> str:
     return min(means, key=lambda split: sum(means[split]))
 
 
-def errors(sweep: Sweep, batch: int | None = None) -> list[float]:
+def errors(sweep: Sweep, batch: int | None = None, against: str = "predicted_ns") -> list[float]:
     """``measured / predicted − 1`` of every candidate of every cell that was really run.
 
-    With a ``batch`` of the cells of that batch size alone.
+    With a ``batch`` of the cells of that batch size alone. ``against`` ``retimed_ns``: the formula
+    with the computing times of the cell's own queries, so that hosts that are faster or slower
+    than when profiled count no more; sweeps of earlier releases have none.
     """
     return [
-        row["measured_ns"] / row["predicted_ns"] - 1
+        row["measured_ns"] / row[against] - 1
         for cell in sweep.cells
         for row in cell["candidates"].values()
-        if row["measured_ns"] is not None and batch in (None, cell["batch"])
+        if row["measured_ns"] is not None and row.get(against) and batch in (None, cell["batch"])
     ]

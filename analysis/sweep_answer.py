@@ -62,7 +62,19 @@ def prediction(sweep: Sweep) -> str:
         f"In {told} that {verb} run, {len(found)} candidates in all, measured lies "
         f"{percent(median(sizes))} from predicted in the median ({by_batch}), "
         f"{percent(ninetieth(sizes))} in the 90th percentile and {percent(max(sizes))} at worst "
-        f"(signed median {percent(median(found))})."
+        f"(signed median {percent(median(found))}).{_formula(sweep)}"
+    )
+
+
+def _formula(sweep: Sweep) -> str:
+    """The same without what the hosts computed slower or faster than in the profile."""
+    sizes = [abs(error) for error in errors(sweep, against="retimed_ns")]
+    if not sizes:
+        return ""
+    return (
+        " With the heads and tails of those very queries in the profile's place, the formula is "
+        f"off by {percent(median(sizes))} in the median, {percent(ninetieth(sizes))} in the 90th "
+        "percentile: the rest is hosts that were faster or slower than when they were profiled."
     )
 
 

@@ -111,21 +111,26 @@ def _hosts(sweep: Sweep) -> list[Table]:
 
 
 def _summary(sweep: Sweep, tables: list[Table]) -> dict[str, Any]:
-    sizes = [abs(error) for error in errors(sweep)]
     return {
         "schema_version": SCHEMA_VERSION,
         "experiment": sweep.experiment["name"],
         "answer": answer(sweep),
         "reading": reading(sweep),
         "prediction": prediction(sweep),
-        "prediction_error": {
-            "median": plain_value(median(sizes)) if sizes else None,
-            "p90": plain_value(ninetieth(sizes)) if sizes else None,
-            "max": plain_value(max(sizes)) if sizes else None,
-            "n": len(sizes),
-        },
+        "prediction_error": _sizes(errors(sweep)),
+        "formula_error": _sizes(errors(sweep, against="retimed_ns")),
         "doubts": doubts(sweep),
         "tables": {table.name: plain_rows(table.frame) for table in tables},
+    }
+
+
+def _sizes(found: list[float]) -> dict[str, Any]:
+    sizes = [abs(error) for error in found]
+    return {
+        "median": plain_value(median(sizes)) if sizes else None,
+        "p90": plain_value(ninetieth(sizes)) if sizes else None,
+        "max": plain_value(max(sizes)) if sizes else None,
+        "n": len(sizes),
     }
 
 

@@ -49,7 +49,8 @@ def profile_from_records(
         }
         if split != LOCAL:
             bases += [r["network_ns"] - serialisation_ns(r["bytes_up"], up_bps) for r in rows]
-    return {"base_network_ns": max(0, round(median(bases))), "candidates": measured}
+    base_ns = round(median(bases)) if bases else 0
+    return {"base_network_ns": max(0, base_ns), "candidates": measured}
 
 
 def tails_under_load(records: Iterable[dict[str, Any]]) -> dict[str, Any]:

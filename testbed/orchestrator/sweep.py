@@ -18,6 +18,7 @@ from testbed.orchestrator.fingerprint import store_profile
 from testbed.orchestrator.inputs import keep_pictures, real_pictures
 from testbed.orchestrator.link_proof import document_of, prove_link
 from testbed.orchestrator.plan import make_plan
+from testbed.orchestrator.profile import profile_from_records
 from testbed.orchestrator.profiling import Profiler, Say, closed_loop
 from testbed.orchestrator.roles import link_suffixes
 from testbed.orchestrator.session import Session
@@ -177,12 +178,18 @@ def _run_cell(
     say(f"cell: {rate_bps / 1e6:g} Mbit/s, batch {batch}")
     queries = profiler.session.experiment.sweep.queries
     records = profiler.cycle(rate_bps, batch, queries, f"cell.{rate_bps // 1000}k.b{batch}")
-    predicted = predict_all(profile["batches"][str(batch)], rate_bps)
+    own = profile["batches"][str(batch)]
+    predicted = predict_all(own, rate_bps)
+    found = {split: _measured(records, split) for split in predicted}
+    seen = [split for split, row in found.items() if row["n"]]
+    # What these very runs computed in, in the profile's place: what is left is the formula's error.
+    timed = profile_from_records(records, candidates=seen, up_bps=rate_bps)["candidates"]
+    retimed = predict_all({**own, "candidates": timed}, rate_bps)
     return {
         "rate_bps": rate_bps,
         "batch": batch,
         "candidates": {
-            split: {"predicted_ns": expected, **_measured(records, split)}
+            split: {"predicted_ns": expected, "retimed_ns": retimed.get(split), **found[split]}
             for split, expected in predicted.items()
         },
     }

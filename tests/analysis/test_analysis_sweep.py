@@ -104,6 +104,7 @@ def folder(tmp_path: Path) -> Path:
     write_json(tmp_path / "encodings.json", {"batches": batches})
     row = {"predicted_ns": 100 * MS, "measured_ns": 110 * MS, "low_ns": 90 * MS}
     cell = {"1": {**row, "high_ns": 130 * MS, "n": 4}}
+    cell["1"]["retimed_ns"] = 108 * MS
     cell["3"] = {"predicted_ns": MS, "measured_ns": None, "low_ns": None, "high_ns": None, "n": 0}
     cells = [{"rate_bps": 4_000_000, "batch": 1, "candidates": cell}]
     write_json(tmp_path / "cells.json", {"cells": cells})
@@ -169,6 +170,8 @@ def test_report_tells_doubts_and_every_number_and_is_made_again_to_the_byte(
     assert "with offload left out, as public code has it" in summary["reading"]
     assert page.read_text().count(summary["reading"]) == 1
     assert summary["prediction_error"] == {"median": 0.1, "p90": 0.1, "max": 0.1, "n": 1}
+    assert summary["formula_error"]["median"] == pytest.approx(110 / 108 - 1, abs=1e-4)
+    assert "formula is off by 1.9 %" in summary["prediction"].replace("\xa0", " ")
     assert json.loads((folder / "report/summary.json").read_text()) == summary
     assert any("batch 4" in doubt and "budget" in doubt for doubt in summary["doubts"])
     assert any("local ×1.25" in doubt for doubt in summary["doubts"])

@@ -136,6 +136,8 @@ def test_a_sweep_measures_splits_batches_loads_and_encodings(swept: Path) -> Non
     assert 0 < coded["int8+lz4"]["5"]["mean_abs"] <= coded["int8+lz4"]["5"]["max_abs"]
     (cell,) = json.loads((swept / "cells.json").read_text())["cells"]
     assert all(row["n"] >= 2 for row in cell["candidates"].values())
+    own = cell["candidates"]["local"]  # its head is all there is
+    assert 0.8 < own["retimed_ns"] / own["measured_ns"] <= 1
     assert (swept / "report/report.html").stat().st_size < 3_000_000
     environment = json.loads(next(swept.glob("runs/*/environment.device.json")).read_text())
     assert environment["engine"]["top1"]
