@@ -19,12 +19,13 @@ from testbed.policy.latency import candidates_from_profile
 from testbed.policy.policies import make_policy
 from testbed.policy.protocol import Policy
 from testbed.policy.user import Source
+from testbed.worker import heap
 from testbed.worker.agreement import Comparison
 from testbed.worker.appraise import appraise
 from testbed.worker.arrivals import ArrivalRule
 from testbed.worker.client import Connection, Endpoint
 from testbed.worker.encoding import Decoder, Encoder
-from testbed.worker.equipment import Equipment, Rules, no_collection, settle_memory
+from testbed.worker.equipment import Equipment, Rules
 from testbed.worker.host import (
     Usage,
     build_engine,
@@ -86,8 +87,9 @@ class DeviceRole:
 
     def _setup(self, message: Message) -> None:
         self.close()
-        self._equipment = None  # one that fails leaves none, not the one before
-        gc.unfreeze()  # what the one before leaves behind is garbage like any other
+        if self._equipment is not None:
+            self._equipment = None  # one that fails leaves none, not the one before
+            heap.release()
         table = SplitTable.from_json(message["table"])
         batch, candidates = message["batch"], tuple(message["candidates"])
         known = layouts(table, candidates, message["encoding"], batch)
@@ -113,7 +115,7 @@ class DeviceRole:
             outputs=batch * table.outputs,
         )
         check = engine.check(inputs[0])
-        settle_memory()
+        heap.settle()
         self._control.send(
             "ready",
             archive_sha256=message["archive_sha256"],
@@ -191,7 +193,7 @@ class DeviceRole:
             raise UserError("device: go before start; send start first")
         before = Usage.now()
         try:
-            with no_collection():
+            with heap.no_collection():
                 done = self._loop.measure(self._duration_ns, self._control.stopping.is_set)
         finally:  # a run that failed does not go on connecting
             self.close()

@@ -1,10 +1,7 @@
-"""What a run on the device is given: the model's parts, the rules, and quiet from the collector."""
+"""What a run on the device is given: the model's parts and the rules."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -62,26 +59,3 @@ class Rules:
     def late_after_ns(self) -> int | None:
         """A query that takes longer is late: the deadline, or else a camera's interval."""
         return self.deadline_ns or self.arrivals.interval_ns or None
-
-
-def settle_memory() -> None:
-    """Collect garbage, and leave what is alive out of later collections.
-
-    It lives until the next set-up: walking torch's and the model's objects before each run costs
-    a slow device a third of a second.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-@contextmanager
-def no_collection() -> Iterator[None]:
-    """No garbage is collected before the end: a collection is no part of a query.
-
-    Collect before: after ``go`` it would hold up the first query while the trace already runs.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()

@@ -13,6 +13,7 @@ from testbed.control import Control, Message
 from testbed.errors import TestbedError, UserError
 from testbed.model.engine import Engine
 from testbed.model.table import SplitTable
+from testbed.worker import heap
 from testbed.worker.appraise import appraise
 from testbed.worker.encoding import Decoder
 from testbed.worker.host import Usage, build_engine, greeting, resident_bytes
@@ -64,7 +65,9 @@ class ServerRole:
 
     def _setup(self, message: Message) -> None:
         self.close()
-        self._engine = None  # one that fails leaves none, not the one before
+        if self._engine is not None:
+            self._engine = None  # one that fails leaves none, not the one before
+            heap.release()
         table = SplitTable.from_json(message["table"])
         batch, candidates = message["batch"], message["candidates"]
         known = layouts(table, candidates, message["encoding"], batch)
@@ -74,6 +77,7 @@ class ServerRole:
         self._pictures = message.get("pictures")
         (probe_input,) = seeded_inputs(table, batch=batch, seed=0, count=1)
         check = self._engine.check(probe_input)
+        heap.settle()
         self._listener = _listen(message["data"]["address"], message["data"]["port"])
         threading.Thread(
             target=self._accept, args=(self._listener,), name="accept", daemon=True
