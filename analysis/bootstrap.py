@@ -51,16 +51,18 @@ def block_length(count: int) -> int:
 def block_starts(
     lengths: Sequence[int], resamples: int, generator: np.random.Generator
 ) -> NDArray[np.intp]:
-    """Where the blocks of moving-block resamples begin in concatenated series.
+    """Where the blocks of circular resamples begin in series that were wound by :func:`_wound`.
 
     Returns ``(resamples, blocks)``, each block :func:`block_length` long (no longer than the
-    longest series), the last one cut so that a resample is as long as the series together. No block
-    reaches from one series into the next; a series shorter than a block (a run that was cut short)
-    gives none.
+    longest series), the last one cut so that a resample is as long as the series together. A block
+    that reaches a series' end goes on at its beginning (Politis and Romano 1992): without that the
+    ends are drawn too seldom, and a slow beginning or end of a trace lies outside the interval.
     """
     total, block = sum(lengths), _block_of(lengths)
-    spans = zip(lengths, np.cumsum(lengths), strict=True)
-    starts = np.concatenate([np.arange(end - n, end - block + 1) for n, end in spans])
+    firsts = np.cumsum([0, *(n + block - 1 for n in lengths[:-1])])
+    starts = np.concatenate(
+        [np.arange(first, first + n) for first, n in zip(firsts, lengths, strict=True)]
+    )
     return np.asarray(generator.choice(starts, size=(resamples, ceil(total / block))), np.intp)
 
 
@@ -68,15 +70,23 @@ def _block_of(lengths: Sequence[int]) -> int:
     return min(block_length(sum(lengths)), max(lengths))
 
 
+def _wound(column: Floats, lengths: Sequence[int], block: int) -> Floats:
+    """Each series with its beginning once more behind its end, as much as a block may reach."""
+    parts = np.split(column, np.cumsum(lengths)[:-1])
+    return np.concatenate([np.resize(part, len(part) + block - 1) for part in parts])
+
+
 def resampled_sums(lengths: Sequence[int], columns: Sequence[Floats]) -> list[Floats]:
-    """Sums of each column over the same moving-block resamples, ``(RESAMPLES,)`` each.
+    """Sums of each column over the same circular-block resamples, ``(RESAMPLES,)`` each.
 
     Only sums over whole blocks are drawn, from running totals: a million values take no longer than
     a few thousand.
     """
     total, block = sum(lengths), _block_of(lengths)
     generator = np.random.default_rng(_SEED)
-    totals = [np.concatenate([[0.0], np.cumsum(column)]) for column in columns]
+    totals = [
+        np.concatenate([[0.0], np.cumsum(_wound(column, lengths, block))]) for column in columns
+    ]
     blocks = [running[block:] - running[:-block] for running in totals]
     last = total - block * (ceil(total / block) - 1)  # what is left for the last block
     size = max(1, min(RESAMPLES, _CHUNK_ELEMENTS // ceil(total / block)))
@@ -97,7 +107,7 @@ def interval(
     statistic: Callable[..., Floats],
     value: float,
 ) -> Interval:
-    """The percentile interval of a statistic of sums over moving-block resamples.
+    """The percentile interval of a statistic of sums over circular-block resamples.
 
     Args:
         lengths: lengths of the series that were concatenated (one a trial); empty ones may be in.
@@ -133,7 +143,7 @@ def mean_interval(series: Sequence[Floats]) -> Interval:
 def percentile_interval(series: Sequence[Floats], share: float) -> Interval:
     """A percentile of several series together; all NaN where they hold too few to tell.
 
-    Woodruff's interval (1952): that of the share of values up to the percentile, by moving blocks,
+    Woodruff's interval (1952): that of the share of values up to the percentile, by such blocks,
     carried back through the distribution.
     """
     joined = np.concatenate(series)

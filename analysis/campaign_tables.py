@@ -129,7 +129,7 @@ def _superiority(binned: Mapping[tuple[str, str], Binned]) -> Table:
         "Is dynamic really faster?",
         "Probability: share of the trace's moments at which dynamic was the faster, the same "
         "moments for both. Effect: mean difference of the logarithms ÷ its standard deviation. p: "
-        "two-sided, moving blocks, so that neighbours that are alike do not count twice; after "
+        "two-sided, circular blocks, so that neighbours that are alike do not count twice; after "
         "Holm: corrected for every row of this table being asked.",
         corrected(rows),
         (

@@ -127,8 +127,8 @@ def reproduced(a: Campaign, b: Campaign) -> pd.DataFrame:
 def differences(a: Campaign, b: Campaign) -> pd.DataFrame:
     """Per condition and policy: how much longer B took than A, the same moments for both.
 
-    ``difference`` is ``mean(B)/mean(A) − 1`` with a paired moving-block interval. Where the models
-    differ, only the policies that mean the same for both are compared.
+    ``difference`` is ``mean(B)/mean(A) − 1`` with a paired circular-block interval. Where the
+    models differ, only the policies that mean the same for both are compared.
     """
     same_model = a.data.experiment.get("model") == b.data.experiment.get("model")
     rows = []

@@ -57,7 +57,7 @@ def _latency(queries: pd.DataFrame) -> Table:
     return Table(
         "latency",
         "Latency of each policy",
-        "End to end, as the device saw it. In brackets: 95 % intervals by moving-block bootstrap "
+        "End to end, as the device saw it. In brackets: 95 % intervals by circular-block bootstrap "
         "within the runs. A percentile is shown only where there are queries enough to bound it.",
         metrics.latency(queries),
         (

@@ -37,7 +37,7 @@ def superiority(tables: Binned, link: str, load: str) -> list[dict[str, Any]]:
 
     ``probability`` is the share of moments at which dynamic was the faster (a tie is half),
     ``effect`` the mean difference of the logarithms over its standard deviation (positive: dynamic
-    was faster), ``p`` two-sided from moving-block resamples of that mean, not yet corrected.
+    was faster), ``p`` two-sided from circular-block resamples of that mean, not yet corrected.
     """
     rows = []
     for over in [policy for policy in tables if policy != DYNAMIC and DYNAMIC in tables]:
@@ -58,7 +58,7 @@ def superiority(tables: Binned, link: str, load: str) -> list[dict[str, Any]]:
 
 
 def _p_value(lengths: list[int], ratio: Floats) -> float:
-    """Two-sided p of a mean of zero, by moving-block resamples about the mean as measured."""
+    """Two-sided p of a mean of zero, by circular-block resamples about the mean as measured."""
     mean = float(ratio.mean())
     (drawn,) = resampled_sums([n for n in lengths if n], [ratio - mean])
     beyond = int((np.abs(drawn) >= abs(mean) * len(ratio)).sum())

@@ -46,11 +46,21 @@ def test_neighbours_that_are_alike_widen_the_interval() -> None:
     assert alike.high - alike.low > 1.5 * (shuffled.high - shuffled.low)
 
 
-def test_blocks_stay_within_a_series() -> None:
-    starts = block_starts([30, 40], 200, np.random.default_rng(1))
+def test_blocks_begin_anywhere_within_a_series() -> None:
+    starts = block_starts([30, 40], 4000, np.random.default_rng(1))
     block = 9  # ceil(2 · 70^(1/3))
-    assert starts.shape == (200, 8)
-    assert ((starts <= 30 - block) | ((starts >= 30) & (starts <= 70 - block))).all()
+    assert starts.shape == (4000, 8)
+    wound = 30 + block - 1
+    assert set(np.unique(starts)) == {*range(30), *range(wound, wound + 40)}
+
+
+def test_a_slow_end_of_a_trace_weighs_as_much_as_its_middle() -> None:
+    values = np.full(75, 50.0)
+    values[-5:] = 800  # of each of three trials over the same trace
+    found = mean_interval([values] * 3)
+    assert found.low < found.value < found.high
+    ones, drawn = resampled_sums([75] * 3, [np.ones(225), np.tile(values, 3)])
+    assert drawn.mean() / ones.mean() == pytest.approx(found.value, rel=0.02)
 
 
 def test_resamples_are_as_long_as_the_series_and_alike_for_every_column() -> None:
