@@ -249,7 +249,7 @@ class _Run:
         begun_ns = self.done.get(name, {}).get("t0_ns", 0)
         dues_ns = (due_ns - begun_ns for due_ns in self.not_ok_due_ns[name])
         suffix = suffix_behind(self.session.inventory, self.session.host_of(name))
-        own = (self.conditions.schedules[side + suffix] for side in DIRECTIONS)
+        own = [self.conditions.schedules[side + suffix] for side in DIRECTIONS]
         return unexplained(dues_ns, own)
 
     def _environments_after(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -83,7 +83,7 @@ def judge(
     return Judgement("degraded" if reasons else "valid", reasons, bool(outside))
 
 
-def unexplained(dues_ns: Iterable[int], schedules: Iterable[Schedule]) -> int:
+def unexplained(dues_ns: Iterable[int], schedules: Collection[Schedule]) -> int:
     """How many of the queries due at these times of the run no outage explains.
 
     An outage that the experiment asked for explains those due in it, or soon after its end.

@@ -7,24 +7,30 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from testbed.config import load_inventory
 from testbed.errors import GroupError, HostError
 from testbed.hosts.connection import each
 from testbed.hosts.role import RoleProcess
 from testbed.orchestrator import run as run_module
 from testbed.orchestrator.campaign import Campaign, SessionLost
-from testbed.orchestrator.conditions import Conditions
+from testbed.orchestrator.conditions import Conditions, Told
 from testbed.orchestrator.ledger import Ledger
 from testbed.orchestrator.neighbours import Usual
 from testbed.orchestrator.plan import Plan, PlannedRun
 from testbed.orchestrator.run import execute
 from testbed.orchestrator.session import Session
 from testbed.orchestrator.store import RunFolder
+from testbed.traces.trace import Schedule
+
+ROOT = Path(__file__).resolve().parents[2]
+S = 10**9
 
 
 def planned(policy: str) -> PlannedRun:
@@ -51,6 +57,21 @@ def test_a_host_lost_before_the_run_begins_fails_the_run_alone(tmp_path, monkeyp
     assert manifest["state"] == "failed"
     assert "the connection broke" in manifest["reasons"][0]
     assert json.loads((tmp_path / "run" / "plan.json").read_text())["policy"] == "local"
+
+
+def test_queries_of_an_outage_that_was_asked_for_count_as_no_fault(tmp_path) -> None:
+    whole = Schedule.constant(10**6, end="hold")
+    cut = replace(whole, outages=((2 * S, S),))
+    session: Any = SimpleNamespace(
+        inventory=load_inventory(ROOT / "inventory/local.yaml"), host_of=lambda role: role
+    )
+    told = {"device": Told({"name": "offload"}, None)}
+    conditions = Conditions({"uplink": cut, "downlink": whole}, told, None, 10**8, None)
+    with RunFolder(tmp_path / "run") as folder:
+        run = run_module._Run(session, planned("offload"), conditions, folder)
+        run.done = {"device": {"t0_ns": 7}}
+        run.not_ok_due_ns = {"device": [7 + t_ns for t_ns in (2 * S, 2 * S + 1, 3 * S - 1, 9 * S)]}
+        assert run._not_ok("device") == 1  # the last, long after
 
 
 def test_an_interrupt_while_roles_stop_is_no_failure_to_go_on_from(tmp_path, monkeypatch) -> None:
