@@ -32,16 +32,17 @@ class Doubt(NamedTuple):
 
 def doubts(data: Dataset, queries: pd.DataFrame, transfers: pd.DataFrame) -> list[Doubt]:
     """Everything that speaks against the figures, the grave first; empty where nothing does."""
+    shared = _shared(data, queries)
     grave = (
         _campaign_doubts(data),
         _run_doubts(data),
         _sample_doubts(data, queries),
-        _transfer_doubts(transfers, FIDELITY_GRAVE, float("inf")),
+        _transfer_doubts(transfers, FIDELITY_GRAVE, float("inf"), shared=shared),
         _result_doubts(data, grave=True),
         order_effect(queries),
     )
     notes = (
-        _transfer_doubts(transfers, FIDELITY_BOUND, FIDELITY_GRAVE),
+        _transfer_doubts(transfers, FIDELITY_BOUND, FIDELITY_GRAVE, shared=shared),
         _query_doubts(queries),
         _overload_doubts(data),
         _result_doubts(data, grave=False),
@@ -140,9 +141,19 @@ def _overload_doubts(data: Dataset) -> Iterator[str]:
             )
 
 
-def _transfer_doubts(transfers: pd.DataFrame, low: float, high: float) -> Iterator[str]:
+def _shared(data: Dataset, queries: pd.DataFrame) -> bool:
+    """Whether devices share a link, so that their transfers wait for each other's."""
+    links = min((len(run.devices_of_links) for run in data.runs), default=1)
+    return bool(queries["device"].nunique() > links)
+
+
+def _transfer_doubts(
+    transfers: pd.DataFrame, low: float, high: float, *, shared: bool
+) -> Iterator[str]:
     for row in transfers.to_dict("records"):
         off = row["median_ratio"] - 1
+        if shared and off > 0:
+            continue  # each of them may have half the rate, and the link is as it was set
         if row["n"] >= 10 and low < abs(off) <= high:
             yield (
                 f"{row['link']}, {policy_label(row['policy'])}: the median transfer took "

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from analysis import metrics
@@ -44,6 +45,25 @@ def slow_down(folder: Path, factor: float) -> None:
 
 def test_nothing_is_said_of_a_quiet_campaign(make_campaign: Maker) -> None:
     assert told(make_campaign(policies=("local", "offload"), trials=4, duration_s=3)) == []
+
+
+def test_transfers_of_devices_that_share_a_link_may_take_longer_but_never_less(
+    make_campaign: Maker,
+) -> None:
+    data = load_dataset(make_campaign(policies=("local", "offload"), duration_s=3))
+    queries = with_floor(data)
+    both = pd.concat([queries, queries.assign(device="other")])
+    slow, fast = (
+        metrics.transfers(queries, data.base_network_ns).assign(link="wander", median_ratio=ratio)
+        for ratio in (1.5, 0.5)
+    )
+
+    def said(queries: pd.DataFrame, transfers: pd.DataFrame) -> list[str]:
+        found = doubts(data, queries, transfers)
+        return [d.text for d in found if "than the set rates" in d.text]
+
+    assert len(said(queries, slow)) == len(said(queries, fast)) == len(said(both, fast)) == 1
+    assert said(both, slow) == []
 
 
 @pytest.mark.parametrize(
