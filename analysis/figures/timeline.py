@@ -71,8 +71,8 @@ def draw_timeline(
         of = f" of {runs[0].first_device}" if runs[0].first_device else ""
         left.set_title(f"uplink{of}, Mbit/s")
         devices = sorted(done["device"].unique())
-        by = f" by {devices[0]}" if len(devices) > 1 else ""
-        right.set_title(f"latency, ms (bands: split chosen{by}, above it the best)")
+        whose = f"split of {devices[0]}" if len(devices) > 1 else "split chosen"
+        right.set_title(f"latency, ms (bands: {whose}, best above)")
     for axes in grid[-1]:
         axes.set_xlabel("seconds since the run began")
     more: list[Artist] = (
@@ -169,6 +169,9 @@ def _rates(axes: Axes, data: Dataset, run: Run, rows: pd.DataFrame) -> None:
     if len(edges) > 1:
         axes.stairs(mbps, edges, fill=True, color=_CARRIED)
     told = rows.dropna(subset=["rate_est_bps"])
+    # Of several links, the estimates of the one that is drawn.
+    own = run.uplink_of(run.first_device)
+    told = told[[run.uplink_of(device) == own for device in told["device"].astype(str)]]
     if len(told):
         axes.plot(
             told["t_s"], told["rate_est_bps"] / 1e6, ".", color="black", ms=3.5, rasterized=True
