@@ -58,8 +58,8 @@ class Agent:
         if policy.uses_rate and not candidates:
             raise UserError("the policy needs a profile, got none; profile the model first")
         self._policy = policy
-        self._candidates = candidates
-        self._by_split = {candidate.split: candidate for candidate in candidates}
+        self._profiled = Candidates(candidates)
+        self._places = {candidate.split: place for place, candidate in enumerate(candidates)}
         self._base_network_ns = base_network_ns
         self._probe = probe if policy.uses_rate else None
         self._probed_ns: int | None = None
@@ -68,8 +68,7 @@ class Agent:
         self._load = LoadEstimator()
         self._wait = QueueEstimator()
         self._heads = HeadEstimator()
-        self._latest = dict(self._by_split)  # with the head times that this run shows
-        self._current = Candidates(candidates)
+        self._current = self._profiled  # with the head times that this run shows
         self._deadline_ns = deadline_ns
         self._begun_ns: int | None = None
         self._predicted_ns: int | None = None
@@ -131,17 +130,18 @@ class Agent:
         self._correct()
 
     def _correct(self) -> None:
-        self._latest = dict(self._by_split)
+        shown = {}
         for split, own in self._heads.own.items():
-            profiled = self._by_split[split]
-            self._latest[split] = replace(profiled, head_ns=round(profiled.head_ns * own))
-        self._current = Candidates(self._latest.values())
+            profiled = self._profiled[self._places[split]]
+            head_ns = round(profiled.head_ns * own)
+            shown[self._places[split]] = replace(profiled, head_ns=head_ns)
+        self._current = self._profiled.replaced(shown)
 
     def _predict_ns(self, split: str, state: State) -> int | None:
-        candidate = self._latest.get(split)
-        if candidate is None or (state.rate_bps is None and split != LOCAL):
+        place = self._places.get(split)
+        if place is None or (state.rate_bps is None and split != LOCAL):
             return None
-        return predict(candidate, state, state.rate_bps or 1)
+        return predict(self._current[place], state, state.rate_bps or 1)
 
     def latest_ns(self, decision: Decision) -> int | None:
         """When a query is later than nearly every one before: the prediction's 99th percentile.
@@ -159,7 +159,8 @@ class Agent:
         crossed = outcome.kind == "measured" and outcome.split != LOCAL
         if predicted_ns and crossed and outcome.status == "ok":
             self._ratios.append(outcome.e2e_ns / predicted_ns)
-        profiled = self._by_split.get(outcome.split)
+        place = self._places.get(outcome.split)
+        profiled = None if place is None else self._profiled[place]
         if profiled is not None and profiled.head_ns > 0 and outcome.kind == "measured":
             self._measure_head(profiled, outcome)
         if outcome.status == "ok":
@@ -167,11 +168,10 @@ class Agent:
                 self._rate.add(outcome.now_ns, outcome.span_bytes, outcome.span_ns)
             if outcome.kind == "probe":
                 self._wait.add(outcome.now_ns, outcome.wait_ns)
-            candidate = self._by_split.get(outcome.split)
             # A warm-up's tail is slow for reasons of its own, and a probe has none.
-            if candidate is not None and outcome.split != LOCAL and outcome.kind == "measured":
-                if outcome.tail_ns > 0 and candidate.tail_ns > 0:
-                    self._load.add(outcome.now_ns, outcome.tail_ns / candidate.tail_ns)
+            if profiled is not None and outcome.split != LOCAL and outcome.kind == "measured":
+                if outcome.tail_ns > 0 and profiled.tail_ns > 0:
+                    self._load.add(outcome.now_ns, outcome.tail_ns / profiled.tail_ns)
                 self._wait.add(outcome.now_ns, outcome.wait_ns)
         self._policy.observe(outcome)
 

@@ -102,7 +102,7 @@ class Clairvoyant(Policy):
         ).split
 
     def _latency_ns(self, candidate: Candidate, state: State, effect: tuple[float, int]) -> float:
-        device_ns = round((candidate.head_ns + candidate.encode_ns) * state.slowdown)
+        device_ns = candidate.device_ns(state.slowdown)
         if candidate.split == LOCAL:
             return device_ns
         slowdown, wait_ns = effect

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections import deque
 from statistics import median, median_high
 
@@ -79,7 +80,7 @@ class RateEstimator:
         ]
 
 
-class ReplyEstimator:
+class ReplyEstimator(ABC):
     """A figure of the server's replies that is known for an idle server.
 
     Without replies it holds for one second and then halves its distance to the idle figure every
@@ -101,9 +102,9 @@ class ReplyEstimator:
             self._samples.popleft()
         self._figure, self._most = self._tell([value for _, value in self._samples])
 
+    @abstractmethod
     def _tell(self, values: list[float]) -> tuple[float, float]:
         """The figure and its pessimistic side, from the fresh replies, the newest last."""
-        raise NotImplementedError
 
     def value(self, now_ns: int) -> float:
         """The figure now; the idle one before the first reply."""

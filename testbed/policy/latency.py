@@ -26,6 +26,10 @@ class Candidate:
     bytes_up: int
     bytes_down: int
 
+    def device_ns(self, slowdown: float) -> int:
+        """What the device takes where its work is so many times as long as when profiled."""
+        return round((self.head_ns + self.encode_ns) * slowdown)
+
     @cached_property
     def costs(self) -> tuple[float, float, float]:
         """(device ns, IP bytes, server ns): what no decision changes."""
@@ -43,6 +47,15 @@ class Candidates(tuple[Candidate, ...]):
     def __init__(self, _candidates: Iterable[Candidate] = ()) -> None:
         self._costs = [c.costs for c in self]
         self._staying = [place for place, c in enumerate(self) if c.split == LOCAL]
+
+    def replaced(self, changed: Mapping[int, Candidate]) -> Candidates:
+        """These with others of the same splits in some places, whose costs alone are new."""
+        candidates, costs = list(self), list(self._costs)
+        for place, candidate in changed.items():
+            candidates[place], costs[place] = candidate, candidate.costs
+        made = tuple.__new__(Candidates, candidates)
+        made._costs, made._staying = costs, self._staying
+        return made
 
     def nearly_fastest(
         self, *, rate_bps: float, base_network_ns: int, load: float, wait_ns: int, slowdown: float
@@ -97,7 +110,7 @@ def predict_ns(
     pays for no network. After Bakhtiarnia et al. (arXiv 2205.11269), to which the burst of the
     link, the base network time, the queue, the load and the slowdown are added.
     """
-    device_ns = round((candidate.head_ns + candidate.encode_ns) * slowdown)
+    device_ns = candidate.device_ns(slowdown)
     if candidate.split == LOCAL:
         return device_ns
     uplink_ns = serialisation_ns(candidate.bytes_up, rate_bps)
