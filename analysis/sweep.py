@@ -224,16 +224,23 @@ def best_static(sweep: Sweep, variant: Variant) -> str:
     return min(means, key=lambda split: sum(means[split]))
 
 
-def errors(sweep: Sweep, batch: int | None = None, against: str = "predicted_ns") -> list[float]:
-    """``measured / predicted − 1`` of every candidate of every cell that was really run.
+def off(row: Document, against: str) -> float | None:
+    """``measured / predicted − 1`` of one candidate of a cell; None where either is missing.
 
-    With a ``batch`` of the cells of that batch size alone. ``against`` ``retimed_ns``: the formula
-    with the computing times of the cell's own queries, so that hosts that are faster or slower
-    than when profiled count no more; sweeps of earlier releases have none.
+    ``against`` is ``predicted_ns``, from the profile, or ``retimed_ns``: the formula with the
+    computing times of the cell's own queries, so that hosts that are faster or slower than when
+    profiled count no more (sweeps of earlier releases have none).
     """
+    if row["measured_ns"] is None or not row.get(against):
+        return None
+    return float(row["measured_ns"] / row[against] - 1)
+
+
+def errors(sweep: Sweep, batch: int | None = None, against: str = "predicted_ns") -> list[float]:
+    """How far every candidate of every cell is :func:`off`, or those of one batch size."""
     return [
-        row["measured_ns"] / row[against] - 1
+        error
         for cell in sweep.cells
         for row in cell["candidates"].values()
-        if row["measured_ns"] is not None and row.get(against) and batch in (None, cell["batch"])
+        if batch in (None, cell["batch"]) and (error := off(row, against)) is not None
     ]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from analysis.formats import percent
 from analysis.policies import ordered_splits, split_label
-from analysis.sweep import Sweep, Variant, best_of, gain_map, latencies, shares, stretches
+from analysis.sweep import Sweep, Variant, best_of, gain_map, latencies, off, shares, stretches
 from analysis.tables import Row, Table, count, ms, num, share, text
 from testbed.model.table import OFFLOAD
 
@@ -103,8 +101,8 @@ def cells_table(sweep: Sweep) -> Table:
             "split": split,
             "predicted_ms": row["predicted_ns"] / 1e6,
             "measured_ms": None if row["measured_ns"] is None else row["measured_ns"] / 1e6,
-            "error": _off(row, "predicted_ns"),
-            "formula_error": _off(row, "retimed_ns"),
+            "error": off(row, "predicted_ns"),
+            "formula_error": off(row, "retimed_ns"),
             "n": row["n"],
         }
         for cell in sweep.cells
@@ -130,12 +128,6 @@ def cells_table(sweep: Sweep) -> Table:
             ("n", count("n")),
         ),
     )
-
-
-def _off(row: dict[str, Any], against: str) -> float | None:
-    if row["measured_ns"] is None or not row.get(against):
-        return None
-    return float(row["measured_ns"] / row[against] - 1)
 
 
 def profile_table(sweep: Sweep) -> Table:

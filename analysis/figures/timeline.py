@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from analysis.dataset import Dataset, Run
 from analysis.figures.marks import mark_log
 from analysis.figures.style import GREY, legible, new_figure
-from analysis.metrics import counted
+from analysis.metrics import counted, of_devices
 from analysis.policies import ordered_policies, ordered_splits, policy_label, split_label
 from analysis.recovery import outages_of
 from analysis.replay import rate_steps
@@ -168,10 +168,8 @@ def _rates(axes: Axes, data: Dataset, run: Run, rows: pd.DataFrame) -> None:
     edges, mbps = _throughput(data, run)
     if len(edges) > 1:
         axes.stairs(mbps, edges, fill=True, color=_CARRIED)
-    told = rows.dropna(subset=["rate_est_bps"])
-    # Of several links, the estimates of the one that is drawn.
-    own = run.uplink_of(run.first_device)
-    told = told[[run.uplink_of(device) == own for device in told["device"].astype(str)]]
+    own = run.devices_of_links[run.behind.get(run.first_device, "")]  # of the link that is drawn
+    told = of_devices(rows.dropna(subset=["rate_est_bps"]), own)
     if len(told):
         axes.plot(
             told["t_s"], told["rate_est_bps"] / 1e6, ".", color="black", ms=3.5, rasterized=True
