@@ -3,42 +3,25 @@
 from __future__ import annotations
 
 import queue
-import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from testbed.model.table import SplitPoint, SplitTable
 from testbed.policy.agent import Agent, ProbeRule
 from testbed.policy.latency import Candidate
 from testbed.policy.policies import make_policy
 from testbed.worker.client import Endpoint
 from testbed.worker.encoding import Decoder, Encoder
 from testbed.worker.equipment import Equipment, Rules
-from testbed.worker.layout import layouts
 from testbed.worker.loop import Loop
 from testbed.worker.server_link import ServerLink
-from testbed.worker.service import Job, Service, Terms
+from testbed.worker.service import Job
+from tests.unit.loopback_server import LAYOUTS, OUTPUTS, SPLITS, TABLE, LoopbackServer
 
 MS, S = 10**6, 10**9
-OUTPUTS = 5
-TABLE = SplitTable(
-    "tiny",
-    8,
-    (3, 8, 8),
-    OUTPUTS,
-    (
-        SplitPoint("offload", -1, "input", (), ((3, 8, 8),), 1.0, False, False),
-        SplitPoint("0", 0, "a", ("a",), ((4, 4, 4),), 0.3, True, True),
-        SplitPoint("local", 1, "output", ("b",), ((OUTPUTS,),), 0.03, False, False),
-    ),
-)
-SPLITS = ("offload", "0", "local")
-LAYOUTS = layouts(TABLE, SPLITS, {"input": "uint8", "features": "float32"}, 1)
 PROBE = ProbeRule(20_000, S, 10**6)
 CANDIDATES = tuple(
     Candidate(split, 10 * MS if split == "local" else 0, 0, 0, MS, 300, 300) for split in SPLITS
@@ -61,52 +44,28 @@ class Engine:
         return torch.zeros(1, OUTPUTS)
 
 
-class Server:
-    """A real service on loopback that can be killed, silenced and brought back on its port."""
+class Server(LoopbackServer):
+    """One that can be killed, silenced and brought back on its port."""
 
     def __init__(self) -> None:
-        self.port = 0
         self.answering = threading.Event()
-        self.open: list[socket.socket] = []
-        self.start()
+        self.answering.set()
+        super().__init__()
 
     def start(self) -> None:
-        terms = Terms("secret", tuple(LAYOUTS.values()), OUTPUTS, True, None)
-        self.decoder, self.service = Decoder(LAYOUTS.values()), Service(terms, lambda event: None)
-        self.listener = socket.create_server(("127.0.0.1", self.port))
-        self.port = self.listener.getsockname()[1]
+        self.listen(self.port)
         self.answering.set()
-        runs = (self.accept, self.execute)
-        self.threads = [threading.Thread(target=run) for run in runs]
-        for thread in self.threads:
-            thread.start()
-
-    def accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                self.service.admit(self.listener.accept()[0], "peer")
-
-    def execute(self) -> None:
-        while (job := self.service.jobs.get()) is not None:
-            self.answering.wait()
-            self.run(job)
 
     def run(self, job: Job) -> None:
-        if job.layout is not None:
-            job.logits.fill_(float(self.decoder.decode(job.layout, job.received).float().sum()))
-            job.tail_ns = 1
-        job.finished.put(job)
+        self.answering.wait()
+        job.tail_ns = 1 if job.layout is not None else 0
+        super().run(job)
 
-    def kill(self) -> None:
+    def close(self) -> None:
         self.answering.set()
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.service.jobs.put(None)
-        for thread in self.threads:
-            thread.join()
-        self.service.close()
+        super().close()
 
-    close = kill
+    kill = close
 
 
 def endpoint(server: Server, timeout_ns: int = 5 * S) -> Endpoint:

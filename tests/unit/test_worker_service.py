@@ -16,8 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.worker.client import Connection, Endpoint, Refused
-from testbed.worker.encoding import Decoder
-from testbed.worker.service import Service, Terms
 from testbed.worker.transfer import (
     Receiver,
 )
@@ -32,37 +30,17 @@ from testbed.worker.wire import (
     describe,
     seal,
 )
-from tests.unit.device_runs import LAYOUTS, OUTPUTS
+from tests.unit.loopback_server import LAYOUTS, OUTPUTS, LoopbackServer
 
 SECOND_NS = 10**9
 
 
-class Server:
-    """A real service on loopback whose tail is a sum, run as the server role runs it."""
+class Server(LoopbackServer):
+    """One whose events can be waited for."""
 
     def __init__(self, congestion_control: str | None = None) -> None:
-        self.decoder = Decoder(LAYOUTS.values())
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.service = Service(
-            Terms("secret", tuple(LAYOUTS.values()), OUTPUTS, True, congestion_control),
-            self.events.put,
-        )
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        self.threads = [threading.Thread(target=run) for run in (self.accept, self.execute)]
-        for thread in self.threads:
-            thread.start()
-
-    def accept(self) -> None:
-        with suppress(OSError):
-            while True:
-                self.service.admit(self.listener.accept()[0], "peer")
-
-    def execute(self) -> None:
-        while (job := self.service.jobs.get()) is not None:
-            if job.layout is not None:
-                job.logits.fill_(float(self.decoder.decode(job.layout, job.received).sum()))
-            job.finished.put(job)
+        super().__init__(self.events.put, congestion_control)
 
     def endpoint(self, token: str = "secret") -> Endpoint:
         return Endpoint("127.0.0.1", self.port, token, SECOND_NS, None)
@@ -71,14 +49,6 @@ class Server:
         while (event := self.events.get(timeout=5))["event"] != name:
             pass
         return event
-
-    def close(self) -> None:
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.service.jobs.put(None)
-        for thread in self.threads:
-            thread.join()
-        self.service.close()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ from testbed.worker.wire import (
     understand,
     unseal,
 )
-from tests.unit.device_runs import LAYOUTS, TABLE
+from tests.unit.loopback_server import LAYOUTS, TABLE
 
 SECOND_NS = 10**9
 
