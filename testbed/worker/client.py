@@ -26,6 +26,8 @@ from testbed.worker.wire import (
     seal,
 )
 
+_NO_LOGITS = reply_header(REPLY_BYTES)
+
 
 class Refused(WireError):
     """The server closed the exchange and said why."""
@@ -69,21 +71,20 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, outputs: int) -> None:
         self._timeout_ns = endpoint.timeout_ns
-        self._reply_bytes = REPLY_BYTES + outputs * FLOAT32_BYTES
-        self._replies = {
-            size: describe(reply_header(size)) for size in (REPLY_BYTES, self._reply_bytes)
-        }
-        self._owed: tuple[int, int, int] | None = None  # (query, bytes of its reply, until when)
+        self._logits = reply_header(REPLY_BYTES + outputs * FLOAT32_BYTES)
+        self._owed: tuple[int, Header, int] | None = None  # (query, its reply, until when)
         self._socket = socket.create_connection(
             (endpoint.address, endpoint.port), timeout=endpoint.timeout_ns / 1e9
         )
         try:
             configure(self._socket, endpoint.timeout_ns, endpoint.congestion_control)
-            capacity = max(self._reply_bytes, MAX_TEXT_BYTES)
+            capacity = max(self._logits.payload_bytes, MAX_TEXT_BYTES)
             buffer = aligned_buffer(HEADER_BYTES + capacity)
             self._receiver = Receiver(self._socket, buffer, _replies_only)
             token = endpoint.token.encode()
-            self._turn(describe(Header(Kind.TOKEN, 0, Dtype.RAW, 0, (), len(token))), 0, token, 0)
+            header = seal(describe(Header(Kind.TOKEN, 0, Dtype.RAW, 0, (), len(token))))
+            send(self._socket, header, token, timeout_ns=endpoint.timeout_ns)
+            self._answer(0, reply_header(0))
         except BaseException:
             self.close()
             raise
@@ -104,12 +105,12 @@ class Connection:
         Overtaken when the hedge was first; the next query must wait until :meth:`free`.
         """
         description = layout.description(len(payload), verify=verify)
-        return self._exchange(description, query, payload, self._reply_bytes, bound_ns, hedge)
+        return self._exchange(description, query, payload, self._logits, bound_ns, hedge)
 
     def probe(self, query: int, payload: memoryview) -> Reply:
         """Send bytes that no tail will read, for the time they take on the link."""
         description = describe(Header(Kind.PROBE, 0, Dtype.RAW, 0, (), len(payload)))
-        return self._exchange(description, query, payload, REPLY_BYTES)
+        return self._exchange(description, query, payload, _NO_LOGITS)
 
     def free(self) -> bool:
         """Whether the server owes no reply that a hedge overtook; takes it where it has come.
@@ -119,9 +120,9 @@ class Connection:
         """
         if self._owed is None:
             return True
-        query, reply_bytes, deadline_ns = self._owed
+        query, reply, deadline_ns = self._owed
         if select.select([self._socket], [], [], 0)[0]:
-            self._answer(query, reply_bytes)
+            self._answer(query, reply)
             self._owed = None
         elif monotonic_ns() > deadline_ns:
             raise PeerTimeout("receive: the reply that was overtaken did not come either")
@@ -143,7 +144,7 @@ class Connection:
         description: bytes,
         query: int,
         payload: memoryview,
-        reply_bytes: int,
+        reply: Header,
         bound_ns: int | None = None,
         hedge: Hedge | None = None,
     ) -> Reply:
@@ -151,45 +152,35 @@ class Connection:
         if bound_ns is not None and bound_ns < patience_ns:
             self.be_patient(bound_ns)
         try:
-            send_ns, frame = self._turn(description, query, payload, reply_bytes, hedge)
+            begun_ns = monotonic_ns()
+            send(self._socket, seal(description, query), payload, timeout_ns=self._timeout_ns)
+            send_ns = monotonic_ns() - begun_ns
+            self._receiver.expect(query)
+            seal(description, query + 1)  # what is likely to be sent next
+            if hedge is not None and hedge.overtakes(self._socket, self._timeout_ns - send_ns):
+                self._owed = (query, reply, begun_ns + self._timeout_ns)
+                raise Overtaken
+            frame = self._answer(query, reply)
         finally:
             if self._timeout_ns != patience_ns:  # overtaken, too: the connection lives on
                 self.be_patient(patience_ns)
+        answer = frame.payload
         return Reply(
-            ServerTimes.unpack(frame.payload),
-            frame.payload[:-REPLY_BYTES],
+            ServerTimes.unpack(answer),
+            answer[:-REPLY_BYTES],
             send_ns,
             frame.arrived_ns,
             HEADER_BYTES + len(payload),
-            HEADER_BYTES + len(frame.payload),
+            HEADER_BYTES + len(answer),
         )
 
-    def _turn(
-        self,
-        description: bytes,
-        query: int,
-        payload: memoryview | bytes,
-        reply_bytes: int,
-        hedge: Hedge | None = None,
-    ) -> tuple[int, Frame]:
-        begun_ns = monotonic_ns()
-        send(self._socket, seal(description, query), payload, timeout_ns=self._timeout_ns)
-        send_ns = monotonic_ns() - begun_ns
-        if reply_bytes:
-            self._receiver.expect(self._replies[reply_bytes], query)
-        if hedge is not None and hedge.overtakes(self._socket, self._timeout_ns - send_ns):
-            self._owed = (query, reply_bytes, begun_ns + self._timeout_ns)
-            raise Overtaken
-        return send_ns, self._answer(query, reply_bytes)
-
-    def _answer(self, query: int, reply_bytes: int) -> Frame:
+    def _answer(self, query: int, reply: Header) -> Frame:
         frame = self._receiver.receive(timeout_ns=self._timeout_ns)
+        if frame.header == reply and frame.query == query:
+            return frame
         if frame.header.kind == Kind.ERROR:
             raise Refused(f"server: {bytes(frame.payload).decode(errors='replace')}")
-        got = (frame.query, frame.header.payload_bytes)
-        if got != (query, reply_bytes):
-            raise BadFrame(f"reply: expected query and bytes {(query, reply_bytes)}, got {got}")
-        return frame
+        raise BadFrame(f"reply: expected {reply} to {query}, got {frame.header} to {frame.query}")
 
 
 def _replies_only(header: Header) -> None:

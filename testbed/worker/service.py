@@ -237,7 +237,8 @@ class _Conversation:
         layout = None if probe else self._allowed.by_id[frame.header.split]
         self._service.submit(Job(layout, frame.payload, self._logits, self._finished))
         logits = self._reply if layout else b""
-        header = seal(self._descriptions[len(logits)], frame.query)  # while the tail runs
+        description = self._descriptions[len(logits)]
+        header = seal(description, frame.query)
         job = self._finished.get()
         if job.fault is not None:
             where = f"tail of split {layout.split}" if layout else "probe"
@@ -246,6 +247,8 @@ class _Conversation:
         wait_ns = monotonic_ns() - frame.arrived_ns - decode_ns - tail_ns
         times = pack_times(wait_ns, decode_ns, tail_ns, frame.span_bytes, frame.span_ns, digest)
         send(self._socket, header, logits, times, timeout_ns=_FRAME_TIMEOUT_NS)
+        self._receiver.expect(frame.query + 1)
+        seal(description, frame.query + 1)  # what is likely to be sent next
         self._log(frame, job, wait_ns)
 
     def _log(self, frame: Frame, job: Job, wait_ns: int) -> None:

@@ -16,6 +16,7 @@ from testbed.framing import LINK_FRAME_BYTES, MSS_BYTES, MTU_BYTES, burst_bytes
 from testbed.worker.wire import (
     DESCRIPTION_BYTES,
     HEADER_BYTES,
+    QUERIES,
     BadFrame,
     Header,
     PeerGone,
@@ -131,15 +132,16 @@ class Receiver:
         self._payload = buffer[HEADER_BYTES:]
         self._allowed = allowed
         self._known: dict[bytes, tuple[Header, memoryview]] = {}  # with where the payload lies
-        self._expected: tuple[bytes, Header, memoryview, int] | None = None
+        self._last: tuple[Header, memoryview]  # set by the first frame, as its description is
+        self._description = b""
+        self._foretold = (b"", 0)
 
-    def expect(self, description: bytes, query: int) -> None:
-        """Work out the next frame's header while it is on its way; any other may come all the same.
+    def expect(self, query: int) -> None:
+        """Work out the header of a frame like the last one while the peer is at work on it.
 
-        Only a description that came before is known to be allowed.
+        Any other frame may come all the same, and is read as if nothing had been expected.
         """
-        known = self._known.get(description)
-        self._expected = (seal(description, query), *known, query) if known else None
+        self._foretold = seal(self._description, query), query % QUERIES
 
     def receive(self, *, timeout_ns: int, mark_bytes: int = 0, idle: bool = False) -> Frame:
         """The next frame; ``idle`` waits for its first byte for as long as the socket lives.
@@ -154,33 +156,20 @@ class Receiver:
             if got < HEADER_BYTES:
                 got = self._rest_of_header(got, timeout_ns)
             now_ns = monotonic_ns()
+            foretold, query = self._foretold
             whole = self._head.tobytes()
-            if self._expected is not None and whole == self._expected[0]:
-                _, header, payload, query = self._expected
-            else:
-                header, payload = self._known.get(whole[:DESCRIPTION_BYTES]) or self._learn(whole)
-                query = unseal(whole)
-            total = HEADER_BYTES + header.payload_bytes
+            if whole != foretold:
+                query = self._open(whole)
+            header, payload = self._last
+            total = HEADER_BYTES + len(payload)
             if got > total:
                 raise BadFrame(f"frame: expected one of {total} bytes a turn, got {got}")
-            marked_ns, marked = now_ns, got
-            deadline_ns = now_ns + timeout_ns
-            while got < total:
-                count = self._sock.recv_into(payload[got - HEADER_BYTES :])
-                now_ns = monotonic_ns()
-                if not count:
-                    raise PeerGone(f"closed by the peer after {got} of {total} bytes")
-                if marked < mark_bytes:
-                    marked_ns, marked = now_ns, got + count
-                got += count
-                if now_ns > deadline_ns:
-                    raise PeerTimeout(f"receive: {got} of {total} bytes within the time-out")
+            if got == total:
+                return Frame(header, query, payload, now_ns, None, None)
+            rest = self._rest_of_payload(payload, got, now_ns, timeout_ns, mark_bytes)
+            return Frame(header, query, payload, *rest)
         except BlockingIOError as error:
             raise PeerTimeout("receive: nothing more came within the time-out") from error
-        span = span_ip_bytes(total, marked) if now_ns > marked_ns else None
-        return Frame(
-            header, query, payload, now_ns, span, None if span is None else now_ns - marked_ns
-        )
 
     def _wait_idle(self) -> int:
         while True:
@@ -202,11 +191,37 @@ class Receiver:
             got += count
         return got
 
-    def _learn(self, whole: bytes) -> tuple[Header, memoryview]:
-        """The description of a header seen for the first time, checked for all that it says."""
+    def _rest_of_payload(
+        self, payload: memoryview, got: int, now_ns: int, timeout_ns: int, mark_bytes: int
+    ) -> tuple[int, int | None, int | None]:
+        """When the last byte came, and the span from the mark to it."""
+        total = HEADER_BYTES + len(payload)
+        marked_ns, marked = now_ns, got
+        deadline_ns = now_ns + timeout_ns
+        while got < total:
+            count = self._sock.recv_into(payload[got - HEADER_BYTES :])
+            now_ns = monotonic_ns()
+            if not count:
+                raise PeerGone(f"closed by the peer after {got} of {total} bytes")
+            if marked < mark_bytes:
+                marked_ns, marked = now_ns, got + count
+            got += count
+            if now_ns > deadline_ns:
+                raise PeerTimeout(f"receive: {got} of {total} bytes within the time-out")
+        span = span_ip_bytes(total, marked)
+        return now_ns, span, None if span is None else now_ns - marked_ns
+
+    def _open(self, whole: bytes) -> int:
+        """The query of a header that was not foretold, checked for all that is new in it."""
         description = whole[:DESCRIPTION_BYTES]
-        header = understand(description)
-        unseal(whole)
+        known = self._known.get(description)
+        header = known[0] if known else understand(description)
+        query = unseal(whole)
+        self._last = known or self._admit(description, header)
+        self._description = description
+        return query
+
+    def _admit(self, description: bytes, header: Header) -> tuple[Header, memoryview]:
         self._allowed(header)
         payload = self._payload[: header.payload_bytes]
         if len(payload) < header.payload_bytes:

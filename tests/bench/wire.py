@@ -3,7 +3,8 @@
 One float32 tensor goes to another process over loopback and comes back whole: its raw bytes,
 with no encoding and no tail on any side, so that only the framing and the sockets differ. Ours
 is the device's own connection against the server's receiver, with header checks, timing of the
-arrival and the reply's struct. Exchanges of the four are interleaved in one run; medians.
+arrival and the reply's struct, and with the next headers made ahead after each reply, as the
+server does. Exchanges of the four are interleaved in one run; medians.
 
 Client and server are held on one processor each where there are two: which of them share one is
 otherwise the scheduler's mood, and worth a factor of eight to a small message (two processes on one
@@ -21,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -85,6 +87,8 @@ def serve_ours(size_bytes: int, announce: Callable[[int], None]) -> None:
         meta = pack_times(0, 0, 0, frame.span_bytes, frame.span_ns, NO_DIGEST)
         header = seal(description, frame.query)
         send(sock, header, frame.payload, meta, timeout_ns=TIMEOUT_NS)
+        receiver.expect(frame.query + 1)
+        seal(description, frame.query + 1)
 
 
 def receive_bare(sock: socket.socket, view: memoryview) -> bool:
@@ -132,7 +136,8 @@ def client_ours(port: int, payload: memoryview) -> Echo:
     layout = layout_of(len(payload))
     endpoint = Endpoint("127.0.0.1", port, "token", TIMEOUT_NS, None)
     connection = Connection(endpoint, len(payload) // 4)
-    return lambda: connection.query(1, layout, payload)
+    numbers = count(1)
+    return lambda: connection.query(next(numbers), layout, payload)
 
 
 def client_bare(port: int, payload: memoryview) -> Echo:

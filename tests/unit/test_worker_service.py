@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import socket
 import struct
@@ -62,6 +63,17 @@ def answers(server: Server) -> bool:
         payload = memoryview(struct.pack("<64f", *(64 * [1.0])))
         reply = connection.query(11, LAYOUTS["0"], payload)
         return struct.unpack("<5f", reply.logits) == (64.0,) * 5
+
+
+def test_a_reply_keeps_its_times_when_another_has_come(server: Server) -> None:
+    payload = memoryview(bytes(256))
+    with closing(Connection(server.endpoint(), OUTPUTS)) as connection:
+        # Its number is the last there is: the one that the server then expects is the first.
+        first = connection.query(2**64 - 1, LAYOUTS["0"], payload, verify=True)
+        second = connection.query(0, LAYOUTS["0"], payload)
+        connection.probe(1, payload)
+        assert first.times.digest == hashlib.sha256(payload).digest()
+        assert second.times.digest == bytes(32)
 
 
 TOKEN = seal(describe(Header(Kind.TOKEN, 0, Dtype.RAW, 0, (), 6))) + b"secret"

@@ -152,6 +152,40 @@ def test_header_in_pieces_is_put_together(pair: tuple[socket.socket, socket.sock
     assert (bytes(frame.payload), frame.query) == (b"abc", 9)
 
 
+def test_a_frame_that_was_expected_and_any_other(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+    incoming = receiver(far)
+    # The last id there is, too: the one expected after it is the first.
+    for size, query in ((3, 7), (3, 8), (3, 5), (2, 6), (2, 7), (3, 2**64 - 1), (3, 0), (3, 1)):
+        near.sendall(seal(raw(size), query) + b"abc"[:size])
+        frame = incoming.receive(timeout_ns=SECOND_NS)
+        assert (bytes(frame.payload), frame.query) == (b"abc"[:size], query)
+        assert frame.header == understand(raw(size))
+        incoming.expect(query + 1)
+    near.sendall(seal(raw(3), 2)[:-1] + b"\0" + b"abc")
+    with pytest.raises(BadFrame, match="checksum"):
+        incoming.receive(timeout_ns=SECOND_NS)
+
+
+def test_what_is_not_allowed_is_not_expected_either(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    near, far = pair
+
+    def refuse(header: Header) -> None:
+        raise BadFrame("not allowed")
+
+    configure(far, SECOND_NS, None)
+    incoming = Receiver(far, aligned_buffer(HEADER_BYTES + 3), refuse)
+    for query in (1, 2):
+        near.sendall(seal(raw(3), query) + b"abc")
+        with pytest.raises(BadFrame, match="not allowed"):
+            incoming.receive(timeout_ns=SECOND_NS)
+        incoming.expect(query + 1)
+
+
 @pytest.mark.parametrize(
     ("sent", "error", "reason"),
     [
