@@ -7,7 +7,6 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic_ns
-from typing import NamedTuple
 
 from testbed.worker.encoding import aligned_buffer
 from testbed.worker.hedge import Hedge
@@ -48,19 +47,26 @@ class Endpoint:
     congestion_control: str | None
 
 
-class Reply(NamedTuple):
+@dataclass(slots=True)
+class Reply:
     """One exchange: ``send_ns`` is a duration, ``arrived_ns`` the time of the last byte.
 
     ``bytes_up`` and ``bytes_down`` are TCP payload, headers of frames included. ``logits`` are
-    float32 bytes in the connection's buffer, valid until the next exchange.
+    float32 bytes in the connection's buffer, valid until the next exchange; ``told`` is a copy of
+    what the server told, read where it is wanted: that costs most after a wake-up.
     """
 
-    times: ServerTimes
+    told: bytes
     logits: memoryview
     send_ns: int
     arrived_ns: int
     bytes_up: int
     bytes_down: int
+
+    @property
+    def times(self) -> ServerTimes:
+        """What the server told, on its own clock."""
+        return ServerTimes.unpack(self.told)
 
 
 class Connection:
@@ -166,7 +172,7 @@ class Connection:
                 self.be_patient(patience_ns)
         answer = frame.payload
         return Reply(
-            ServerTimes.unpack(answer),
+            answer[-REPLY_BYTES:].tobytes(),
             answer[:-REPLY_BYTES],
             send_ns,
             frame.arrived_ns,

@@ -217,7 +217,7 @@ class ServerTimes(NamedTuple):
     digest: bytes
 
     @classmethod
-    def unpack(cls, payload: memoryview) -> ServerTimes:
-        """The struct at the end of a reply's payload."""
-        wait, decode, tail, span_bytes, span_ns, digest = _REPLY.unpack_from(payload, -REPLY_BYTES)
+    def unpack(cls, told: bytes) -> ServerTimes:
+        """The struct that ends a reply's payload."""
+        wait, decode, tail, span_bytes, span_ns, digest = _REPLY.unpack(told)
         return cls(wait, decode, tail, span_bytes or None, span_ns or None, digest)

@@ -8,7 +8,7 @@ import socket
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from time import monotonic_ns
 from typing import Any
@@ -228,7 +228,7 @@ class _Conversation:
         self._rate_bps = frame.span_bytes * 8e9 / frame.span_ns
         if burst_spent(frame.span_bytes, self._rate_bps, mark):
             return frame
-        return frame._replace(span_bytes=None, span_ns=None)
+        return replace(frame, span_bytes=None, span_ns=None)
 
     def _serve(self, frame: Frame, probe: bool) -> None:
         """Queue for the executor and answer; a probe too, so that it tells of the queue."""

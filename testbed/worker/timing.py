@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from testbed.policy.agent import Decision
@@ -37,7 +38,7 @@ class Timing:
     due_ns: int | None = None
     correct: int | None = None  # images classified rightly, where labels and logits are known
 
-    @property
+    @cached_property
     def times(self) -> ServerTimes:
         """Wait, decode and tail, wherever the tail ran."""
         return self.reply.times if self.reply else self.here

@@ -8,8 +8,8 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic_ns
-from typing import NamedTuple
 
 from testbed.errors import TestbedError
 from testbed.framing import LINK_FRAME_BYTES, MSS_BYTES, MTU_BYTES, burst_bytes
@@ -34,7 +34,8 @@ _LEAST_SEGMENTS = 8
 _BURST_SHARE = 0.1
 
 
-class Frame(NamedTuple):
+@dataclass(slots=True)
+class Frame:
     """A received frame; the payload lies in the receiver's buffer until the next one.
 
     ``arrived_ns`` is the time of its last byte. ``span_bytes`` IP bytes took ``span_ns`` on the
