@@ -156,6 +156,8 @@ def percentile_interval(series: Sequence[Floats], share: float) -> Interval:
         lambda sums: sums / len(joined),
         float((joined <= value).mean()),
     )
+    if np.isnan(below.low):  # as many as tell the percentile, too few to resample
+        return Interval.unknown(value)
     shares = np.clip([share - below.high + below.value, share + below.value - below.low], 0, 1)
     low, high = np.quantile(joined, shares)
     return Interval(value, float(low), float(high))

@@ -89,3 +89,9 @@ def test_too_few_for_an_interval_gives_the_value_alone() -> None:
 def test_p95_is_told_only_from_ninety_queries_on(n: int, told: bool) -> None:
     found = percentile_interval([np.arange(float(n))], 0.95)
     assert np.isfinite(found.value) == told
+
+
+def test_seven_queries_have_a_median_and_no_interval() -> None:
+    found = percentile_interval([np.arange(7.0)], 0.5)
+    assert found.value == 3.0
+    assert np.isnan(found.low)
