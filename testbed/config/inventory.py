@@ -111,7 +111,11 @@ class Jump(Strict):
 
 
 class Host(Strict):
-    """One host. In the virtual lab only roles and CPU limits are written; the rest is filled in."""
+    """One host.
+
+    In the virtual lab only roles, CPU limits and perhaps a Python other than the orchestrator's are
+    written; the rest is filled in.
+    """
 
     roles: Annotated[tuple[RoleName, ...], EachOnce] = Field(min_length=1)
     address: SshAddress | None = None

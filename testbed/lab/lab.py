@@ -255,8 +255,9 @@ def _filled(inventory: Inventory, layout: Layout, run_dir: Path) -> Inventory:
             "user": "root",
             "key": run_dir / "client_key",
             "known_hosts": run_dir / "known_hosts",
-            "python": sys.executable,
         }
+        if "python" not in host.model_fields_set:
+            place["python"] = sys.executable
         if seat.host in layout.routers:
             kind: Literal["namespace", "uml"] = "uml" if layout.uml else "namespace"
             place["router"] = RouterPath(

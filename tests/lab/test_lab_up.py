@@ -23,6 +23,8 @@ from testbed.lab.processes import end_all, inside, namespace_id
 
 pytestmark = pytest.mark.lab
 INVENTORY = load_inventory(Path(__file__).parents[2] / "inventory" / "local.yaml")
+OTHER = INVENTORY.hosts["server"].model_copy(update={"python": "python3"})
+INVENTORY = INVENTORY.model_copy(update={"hosts": {**INVENTORY.hosts, "server": OTHER}})
 NETNS = Path("/run/netns")
 
 
@@ -79,6 +81,11 @@ def test_ssh_works_with_the_keys_given_and_lands_in_the_namespace(lab: Lab, host
     assert home == str(lab.run_dir / "hosts" / host)
     inode = (NETNS / f"tb-{lab.lab_id}-{host}").stat().st_ino
     assert namespace == f"net:[{inode}]"
+
+
+def test_a_host_has_the_python_that_is_written_for_it_or_ours(lab: Lab) -> None:
+    pythons = {name: host.python for name, host in lab.inventory.hosts.items()}
+    assert pythons == {"device": sys.executable, "router": sys.executable, "server": "python3"}
 
 
 def test_ssh_refuses_another_key(lab: Lab, tmp_path: Path) -> None:
