@@ -86,6 +86,11 @@ def _roles(document: Document) -> Value:
     return ", ".join(document.get("roles", {})) or None
 
 
+def _built_archive(document: Document) -> Value:
+    sha256 = _at("built_model/archive_sha256")(document)
+    return sha256[:12] if isinstance(sha256, str) else None
+
+
 def _sysctl(name: str, title: str, unit: str = "") -> Fact:
     return Fact(title, unit, _at(f"sysctls/{name}"))
 
@@ -118,6 +123,8 @@ FACTS: dict[str, Fact] = {
     "torch": Fact("torch build", "", _at("torch")),
     "cuda": Fact("CUDA of that build", "", _role("cuda")),
     "threads": Fact("torch threads", "", _at("threads")),
+    "built_by": Fact("model built there by", "", _at("built_model/by")),
+    "built_archive": Fact("model built there, SHA-256", "", _built_archive),
     "codecs": Fact("codecs", "", _role("codecs")),
     "shaping": Fact("link shaped at", "", _at("shaping")),
     "router_kind": Fact("router made of", "", _at("router_kind")),

@@ -43,13 +43,24 @@ FLEET = "fleet:"  # a policy of this prefix gives every device its own
 
 
 class ModelSpec(Strict):
-    """The network by name, at its native resolution by default, cut at blocks or everywhere."""
+    """The network by name, at its native resolution by default, cut at blocks or everywhere.
+
+    What is carried to the hosts is its ``archive``, which torch alone reads, or its weights, which
+    go into the network that each host's own ``library`` builds.
+    """
 
     name: Text
     resolution: Annotated[Whole, Field(ge=32, le=2048)] | None = None
     weights: Text = "random"
     seed: Seed = 0
     granularity: Literal["block", "layer"] = "block"
+    carry: Literal["archive", "library"] = "archive"
+
+    @model_validator(mode="after")
+    def _carries_what_there_is(self) -> ModelSpec:
+        if self.carry == "library" and self.name.startswith("export:"):
+            raise ValueError(f"carry: {self.name} has no library; leave carry out")
+        return self
 
 
 class EncodingSpec(Strict):

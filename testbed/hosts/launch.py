@@ -8,6 +8,7 @@ MODULES = {
     "device": ("testbed.worker", "device"),
     "server": ("testbed.worker", "server"),
     "load": ("testbed.worker", "load"),
+    "build": ("testbed.worker", "build"),
     "link": ("testbed.link",),
     "prober": ("testbed.link.prober",),
 }

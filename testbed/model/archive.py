@@ -82,6 +82,13 @@ def at_images(size: int | torch.SymInt, images: int) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, images)))
 
 
+def last_output(program: ExportedProgram) -> Any:
+    """The last of what the graph gives: a node, or a constant."""
+    # ``Graph.output_node`` would say the same from torch 2.5 on.
+    (node,) = (node for node in program.graph.nodes if node.op == "output")
+    return node.args[0][-1]
+
+
 def is_size(node: fx.Node) -> bool:
     """Whether a node computes a size, and no tensor."""
     return isinstance(node.meta.get("val"), torch.SymInt)
@@ -187,7 +194,8 @@ def load_archive(path: Path, sha256: str, batch: int, device: torch.device) -> f
         reason = str(error).strip().partition("\n")[0]
         raise TestbedError(
             f"{path}: torch {torch.__version__} cannot read the archive written by torch "
-            f"{exporter} ({type(error).__name__}: {reason}); install that torch here"
+            f"{exporter} ({type(error).__name__}: {reason}); install that torch here, or "
+            "take model.carry: library"
         ) from error
 
 

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from torch.utils._pytree import tree_leaves
 
 from testbed.errors import UserError
+from testbed.model.archive import last_output
 from testbed.model.graphs import GraphNetwork, trace_by_fx
 
 # Module paths of the network inside the exported graph begin with this.
@@ -182,7 +183,7 @@ def _refuse_if_eager_fails(network: nn.Module, pixels: Tensor) -> None:
 def _refuse_unsplittable(program: ExportedProgram, network: nn.Module) -> None:
     name = type(network).__name__
     signature = program.graph_signature
-    value = program.graph.output_node().args[0][-1]
+    value = last_output(program)
     value = value.meta["val"] if isinstance(value, torch.fx.Node) else value
     outputs = len(signature.user_outputs)
     logits = isinstance(value, Tensor) and value.dim() == 2 and value.dtype == torch.float32

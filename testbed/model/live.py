@@ -14,7 +14,7 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from testbed.errors import UserError
-from testbed.model.archive import at_images, is_size
+from testbed.model.archive import at_images, is_size, last_output
 from testbed.model.export import PREPROCESSING_END
 
 
@@ -35,7 +35,7 @@ class Graph:
         signature = program.graph_signature
         (source,) = (n for n in nodes if n.name == signature.user_inputs[0])
         buffers = {n: n.name for n in nodes if n.op == "placeholder"}
-        logits = program.graph.output_node().args[0][-1]
+        logits = last_output(program)
         assert isinstance(logits, fx.Node)
         made_used = _lifetimes(nodes, source)
         if logits not in made_used:

@@ -34,6 +34,8 @@ def environments(session: Session, watch_s: float = 0.0) -> dict[str, dict[str, 
         told = session.ready.get(name, {}).get("engine")
         if told is not None:
             found[session.host_of(name)]["engine"] = told
+    for host, (model, tools) in session.models.built.items():
+        found[host]["built_model"] = {"archive_sha256": model.archive_sha256, "by": tools}
     for host, spec in session.inventory.hosts.items():
         found[host]["threads"] = spec.threads
         found[host]["accelerator"] = spec.accelerator

@@ -52,6 +52,7 @@ def _facts_of(
 ) -> dict[str, Any]:
     spec = session.inventory.hosts[host]
     facts = {fact: found[host][fact] for fact in _HOST_FACTS}
+    facts["archive_sha256"] = session.models.on(host).archive_sha256
     return {**facts, "threads": spec.threads, "accelerator": spec.accelerator}
 
 

@@ -18,6 +18,7 @@ from testbed.hosts.preflight import preflight, require
 from testbed.hosts.role import RoleProcess
 from testbed.lab import Lab, uml
 from testbed.model.cache import Prepared
+from testbed.orchestrator.host_models import HostModels
 from testbed.orchestrator.inputs import PICTURES
 from testbed.orchestrator.link_plan import needs_netem
 from testbed.orchestrator.neighbours import Usual
@@ -62,6 +63,7 @@ class Session(AbstractContextManager["Session"]):
         self.inventory = inventory
         self.plan = plan
         self.prepared = prepared
+        self.models = HostModels(prepared)
         self.folder = folder
         self.on_record: OnRecord = lambda role, file, record: None
         self._stage = on_stage
@@ -98,7 +100,12 @@ class Session(AbstractContextManager["Session"]):
         self.connections = self._stack.enter_context(connect_all(self.inventory.hosts))
         require(preflight(self.connections, needs_torch=self._needs_torch))
         self._stage("hosts: deploy and start roles")
-        self._start_roles()
+        deployed = self._deploy()
+        if self.models.travels_as_weights:
+            self._stage("model: built on each host by its own library")
+            hosts = {self.connections[self.host_of(name)] for name in self._workers}
+            self.models.build(hosts, deployed, self.folder / "logs")
+        self._start_roles(deployed)
         self._stage(f"link: shaped at {self.shaping}")
         for name in self._workers:
             if name in self.roles:
@@ -194,17 +201,16 @@ class Session(AbstractContextManager["Session"]):
         queries = max(queries, len(self.plan.candidates))
         return START_TIMEOUT_S + queries * self.experiment.run.timeout / 1e9
 
-    def _start_roles(self) -> None:
+    def _deploy(self) -> dict[str, str]:
+        """The package's folder on each host that runs a role."""
+        kinds: dict[str, set[str]] = {}
+        for name in self._role_names:
+            kinds.setdefault(self.host_of(name), set()).add(kind_of(name))
+        work = {h: partial(deploy, self.connections[h], roles) for h, roles in kinds.items()}
+        return each("deploy", work)
+
+    def _start_roles(self, deployed: dict[str, str]) -> None:
         names = self._role_names
-        kinds = {name: kind_of(name) for name in names}
-        on_host = {
-            host: {kinds[name] for name in names if self.host_of(name) == host}
-            for host in {self.host_of(name) for name in names}
-        }
-        deployed = each(
-            "deploy",
-            {h: partial(deploy, self.connections[h], roles) for h, roles in on_host.items()},
-        )
         work = {n: partial(self._start_role, n, deployed[self.host_of(n)]) for n in names}
         self._stack.callback(self._close_roles)
         self.roles = each("start roles", work)
@@ -246,26 +252,18 @@ class Session(AbstractContextManager["Session"]):
         self.ready |= each("set up roles", work)
 
     def _set_up(self, name: str, message: dict[str, Any]) -> dict[str, Any]:
+        connection = self.connections[self.host_of(name)]
         if "archive_sha256" in message:
-            assert self.prepared is not None, "workers have a model"
-            path = send_artefact(
-                self.connections[self.host_of(name)],
-                self.prepared.archive,
-                self.prepared.archive_sha256,
-            )
-            message = {**message, "archive": path}
+            message = {**message, "archive": self.models.bring(connection)}
         if (pictures := message.get("pictures")) is not None:
-            connection = self.connections[self.host_of(name)]
             sent = send_artefact(connection, self.folder / PICTURES, pictures["sha256"])
             message = {**message, "pictures": {**pictures, "path": sent}}
         message = {"type": "setup", **message}
         return self.roles[name].request(message, "ready", timeout_s=SETUP_TIMEOUT_S)
 
     def _setup(self, name: str) -> dict[str, Any]:
-        assert self.prepared is not None, "workers have a model"
-        message = setup_message(
-            name, self.experiment, self.inventory, self.prepared, self.plan.candidates
-        )
+        model = self.models.on(self.host_of(name))
+        message = setup_message(name, self.experiment, self.inventory, model, self.plan.candidates)
         if name != "load" and (pictures := self.folder / PICTURES).is_file():
             message["pictures"] = {"sha256": sha256_file(pictures)}
         return message

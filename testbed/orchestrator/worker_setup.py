@@ -22,20 +22,22 @@ def setup_message(
     prepared: Prepared,
     candidates: Collection[str],
 ) -> dict[str, Any]:
-    """A worker's ``setup`` but for where its artefacts lie on its host."""
+    """A worker's ``setup`` but for where its artefacts lie on its host; ``prepared`` is its own."""
     host = inventory.hosts[host_of(inventory, role)]
     message: dict[str, Any] = {
-        "archive_sha256": prepared.archive_sha256,
         "table": prepared.table.to_json(),
         "batch": experiment.batch,
-        "threads": host.threads,
-        "accelerator": host.accelerator,
-        "engine": experiment.engine.model_dump(),
         "encoding": experiment.encoding.model_dump(),
     }
     if role == "load":
         return message
-    message["candidates"] = list(candidates)
+    message |= {
+        "archive_sha256": prepared.archive_sha256,
+        "threads": host.threads,
+        "accelerator": host.accelerator,
+        "engine": experiment.engine.model_dump(),
+        "candidates": list(candidates),
+    }
     if role == "server":
         assert host.data is not None, "the inventory's own check"
         return {**message, "data": {"address": str(host.data.address), "port": host.data.port}}

@@ -1,4 +1,4 @@
-"""Entry point of the workers: ``python -m testbed.worker device|server|load``."""
+"""Entry point of the workers: ``python -m testbed.worker device|server|load|build``."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ def _make(name: str, control: Control) -> Role | None:
         from testbed.worker.load import LoadRole
 
         return LoadRole(control)
+    if name == "build":
+        from testbed.worker.build import BuildRole
+
+        return BuildRole(control)
     return None
 
 
@@ -30,7 +34,7 @@ def main(arguments: list[str]) -> int:
     control = Control(*claim_stdio())
     role = _make(arguments[0], control) if len(arguments) == 1 else None
     if role is None:
-        print("usage: python -m testbed.worker device|server|load", file=sys.stderr)
+        print("usage: python -m testbed.worker device|server|load|build", file=sys.stderr)
         return 2
     return serve(arguments[0], control, role)
 

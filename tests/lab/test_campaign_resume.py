@@ -1,6 +1,7 @@
 """A campaign outlives its terminal, and goes on after whatever killed it.
 
-Its hosts have no router: each sender's own data interface is shaped.
+Its hosts have no router: each sender's own data interface is shaped. Each builds the model by its
+own library.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 schema_version: 1
 name: tiny
-model: {name: mnasnet0_5, resolution: 64}
+model: {name: mnasnet0_5, resolution: 64, carry: library}
 candidates: ["5"]
 encoding: {features: float32}
 links: {fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}}
@@ -115,6 +116,16 @@ def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
     assert json.loads((campaign / "campaign.json").read_text())["state"] == "complete"
     assert lab.status() == []
     shaped_at_both_senders(campaign)
+    built_on_each_host(campaign)
+
+
+def built_on_each_host(campaign: Path) -> None:
+    """In both sessions the same archive as here."""
+    archive = json.loads((campaign / "campaign.json").read_text())["archive_sha256"]
+    found = list(campaign.glob("fast.*/environment.[ds]e*.json"))
+    assert len(found) == 4
+    for path in found:
+        assert json.loads(path.read_text())["built_model"]["archive_sha256"] == archive
 
 
 def shaped_at_both_senders(campaign: Path) -> None:

@@ -20,6 +20,7 @@ from testbed.model.cache import prepare
 from testbed.model.engine import Engine
 
 OWN = """
+import os
 from torch import nn
 
 class Block(nn.Module):
@@ -42,6 +43,11 @@ class Net(nn.Module):
 
 def build():
     return Net()
+
+def wide():
+    net = Net()
+    net.head = nn.Linear(12, int(os.environ["WIDTH"]))
+    return net
 
 def broken():
     raise ValueError("no data here")
@@ -112,6 +118,18 @@ def test_a_persons_own_code_and_its_export_have_the_same_blocks(tmp_path: Path) 
         zoo.build("export:own.pt2", "own.pt2", 0, RESOLUTION)
 
 
+def test_own_code_is_exported_each_time_and_kept_by_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, cache = ModelSpec(name="python:own_nets:wide", resolution=RESOLUTION), tmp_path / "cache"
+    found = []
+    for width in ("4", "6", "4"):
+        monkeypatch.setenv("WIDTH", width)
+        found.append(prepare(spec, cache))
+    assert found[0] == found[2] != found[1]
+    assert [prepared.archive.is_file() for prepared in found] == [True, True, True]
+
+
 def test_layers_of_a_persons_own_code(tmp_path: Path) -> None:
     names = check_engine("python:own_nets:build", tmp_path / "cache", "layer")
     assert names[:3] == ["body.0.conv (conv2d)", "body.0.act (relu)", "body.1.conv (conv2d)"]
@@ -147,6 +165,7 @@ def test_names_that_lead_nowhere(name: str, message: str, caplog: pytest.LogCapt
         ("name: mobilenet_v2, resolution: 32, weights: none.pt", "neither 'random', nor a file"),
         ("name: python:own_nets:build, weights: own.pt", "1 missing: head.bias; 1 unexpected: b"),
         ("name: python:own_nets:build, weights: junk.pt", "is no state dict of this model"),
+        ("name: export:own.pt2, carry: library", "export:own.pt2 has no library"),
         (
             "name: python:own_nets:silent",
             "expected one output tensor (N, outputs) of float32, got NoneType",
