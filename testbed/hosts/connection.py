@@ -189,14 +189,21 @@ class Connection:
         self.close()
 
 
-def each(what: str, tasks: Mapping[str, Callable[[], T]]) -> dict[str, T]:
+def each(
+    what: str, tasks: Mapping[str, Callable[[], T]], give_up: Callable[[], None] = lambda: None
+) -> dict[str, T]:
     """Results by host name; raises GroupError with every host's outcome where one failed.
 
-    An interrupt waits for what is under way: each task has a bound of its own.
+    An interrupt waits for what is under way: each task has a bound of its own, or is one that
+    ``give_up`` cuts short.
     """
     with ThreadPoolExecutor(max_workers=max(1, len(tasks))) as pool:
-        futures = {name: pool.submit(task) for name, task in tasks.items()}
-        wait(futures.values())  # interrupted here, the pool still waits
+        try:
+            futures = {name: pool.submit(task) for name, task in tasks.items()}
+            wait(futures.values())
+        except BaseException:  # interrupted; the pool still waits
+            give_up()
+            raise
     outcomes = {name: future.exception() for name, future in futures.items()}
     if any(error is not None for error in outcomes.values()):
         good = {n: f.result() for n, f in futures.items() if outcomes[n] is None}

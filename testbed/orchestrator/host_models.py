@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
-from testbed.errors import UserError
+from testbed.control import Message
+from testbed.errors import HostError, UserError
 from testbed.hosts.connection import Connection, each
 from testbed.hosts.deploy import send_artefact
 from testbed.hosts.role import RoleProcess
@@ -14,7 +16,9 @@ from testbed.model.cache import Prepared
 from testbed.model.table import SplitPoint, SplitTable
 
 # Exporting a large model on a slow device.
-_BUILD_TIMEOUT_S = 1800.0
+_BUILD_TIMEOUT_S = 1800
+# How often one who waits for a host looks whether it is to go on waiting.
+_LOOK_UP_S = 1
 
 
 class HostModels:
@@ -48,8 +52,12 @@ class HostModels:
         Raises GroupError where one cannot, or cuts the model elsewhere than we do.
         """
         assert self._ours is not None, "there is one to build"
-        work = {c.name: partial(_build, c, deployed[c.name], self._ours, logs) for c in connections}
-        self.built = each("build the model", work)
+        given_up = threading.Event()
+        work = {
+            c.name: partial(_build, c, deployed[c.name], self._ours, logs, given_up)
+            for c in connections
+        }
+        self.built = each("build the model", work, give_up=given_up.set)
 
     def bring(self, connection: Connection) -> str:
         """The archive's path on a host, where it is sent unless it is there; raises HostError."""
@@ -60,7 +68,11 @@ class HostModels:
 
 
 def _build(
-    connection: Connection, deployed: str, ours: Prepared, logs: Path
+    connection: Connection,
+    deployed: str,
+    ours: Prepared,
+    logs: Path,
+    given_up: threading.Event,
 ) -> tuple[Prepared, dict[str, str]]:
     assert ours.weights is not None, "they are what is carried"
     table, (weights, sha256) = ours.table, ours.weights
@@ -78,7 +90,8 @@ def _build(
     with RoleProcess.start(
         connection, "build", deployed, log=log, on_record=lambda role, file, record: None
     ) as role:
-        made = role.request(message, "built", _BUILD_TIMEOUT_S)
+        role.send(message)
+        made = _wait_for_built(role, given_up)
     theirs = SplitTable.from_json(made["table"])
     if found := difference(table, theirs):
         tools = " and ".join(f"{name} {release}" for name, release in made["built_by"].items())
@@ -87,6 +100,19 @@ def _build(
             "install the orchestrator's releases there, or take carry: archive"
         )
     return Prepared(Path(made["archive"]), made["archive_sha256"], theirs), made["built_by"]
+
+
+def _wait_for_built(role: RoleProcess, given_up: threading.Event) -> Message:
+    """As :meth:`RoleProcess.wait`; raises HostError, too, soon after it is given up."""
+    for _ in range(0, _BUILD_TIMEOUT_S, _LOOK_UP_S):
+        if given_up.is_set():
+            raise HostError(role.host, "build: given up")
+        if (made := role.poll("built", _LOOK_UP_S)) is not None:
+            return made
+    raise HostError(
+        role.host,
+        f"build: the model is not built within {_BUILD_TIMEOUT_S} s; take carry: archive",
+    )
 
 
 def difference(ours: SplitTable, theirs: SplitTable) -> str:

@@ -6,7 +6,13 @@ needs for better things.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +61,8 @@ class BuildRole:
             )
         weights = str(Path(message["weights"]).expanduser())
         recipe = Recipe(**message["model"], weights=weights)
-        made = prepare(recipe)
+        with _ended_by(self._control.stopping):
+            made = prepare(recipe)
         self._control.send(
             "built",
             archive=str(made.archive),
@@ -66,3 +73,25 @@ class BuildRole:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+@contextmanager
+def _ended_by(stopping: threading.Event) -> Iterator[None]:
+    """End the process, what it has begun tidied up, when its work inside is wanted no more.
+
+    An export looks at nothing while it lasts; a signal's handler is heard between any two steps.
+    """
+    over = threading.Event()
+
+    def watch() -> None:
+        stopping.wait()
+        if not over.is_set():
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
+    threading.Thread(target=watch, name="ending", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.signal(signal.SIGTERM, before)

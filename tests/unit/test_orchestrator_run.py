@@ -103,6 +103,20 @@ def test_an_interrupt_waits_for_what_the_hosts_are_about() -> None:
     assert ended.is_set()
 
 
+def test_an_interrupt_gives_up_what_would_take_long() -> None:
+    given_up = threading.Event()
+    in_time = []
+
+    def work() -> None:
+        in_time.append(given_up.wait(10))
+
+    interrupting = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        each("work", {"pi": work}, give_up=given_up.set)
+    assert in_time == [True]
+
+
 def test_sessions_in_which_no_run_gets_complete_come_to_an_end(tmp_path) -> None:
     plan = Plan(tuple(planned(policy) for policy in "abcdefgh"), (), {})
     campaign = Campaign.__new__(Campaign)

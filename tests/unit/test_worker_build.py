@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -78,6 +79,38 @@ def test_what_a_host_cannot_build_is_told_in_one_line(
     assert error["user"]
     assert re.search(told.replace("(", "\\("), error["message"])
     assert "\n" not in error["message"]
+
+
+ENDLESS = """
+import os
+import threading
+
+def build():
+    open(os.environ["BEGUN"], "w").close()
+    threading.Event().wait()
+"""
+
+
+def test_a_build_ends_with_its_orchestrator_and_leaves_nothing(
+    ours: Prepared, tmp_path: Path
+) -> None:
+    assert ours.weights is not None
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    os.mkfifo(begun := tmp_path / "begun")
+    folders = {"PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    role = Role("build", folders | {"BEGUN": str(begun)})
+    try:
+        role.wait("hello")
+        role.send(
+            "build", model=MODEL | {"name": "python:endless:build"}, weights=str(ours.weights[0])
+        )
+        begun.read_text()  # waits until it has begun
+        assert list((tmp_path / "cache/testbed/exports").iterdir())
+        assert role.close() == 1
+        assert not list((tmp_path / "cache/testbed/exports").iterdir())
+    finally:
+        role.process.kill()
+        role.reader.join()
 
 
 def test_a_torch_that_takes_the_batch_for_a_constant_is_refused(
