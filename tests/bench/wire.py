@@ -55,7 +55,7 @@ TIMEOUT_NS = 10_000_000_000
 METHOD = "/bench/echo"
 GRPC_OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
 Echo = Callable[[], object]
-FORK = get_context("fork")  # nothing is imported again
+FORK = get_context("fork")  # nothing is imported again; whoever reads a pipe closes its other end
 
 
 def layout_of(size_bytes: int) -> Layout:
@@ -190,6 +190,7 @@ def exchange(size_bytes: int, tell: Callable[[dict[str, list[int]]], None]) -> N
             arguments = (name, size_bytes, processors[-1], told.send)
             servers.append(FORK.Process(target=serve, args=arguments))
             servers[-1].start()
+            told.close()
             clients[name] = globals()[f"client_{name}"](heard.recv(), buffer)
         torch.frombuffer(buffer, dtype=torch.float32).normal_()
         times: dict[str, list[int]] = {name: [] for name in NAMES}
@@ -214,7 +215,7 @@ def measure(size_bytes: int) -> dict[str, float]:
         heard, told = FORK.Pipe(duplex=False)
         process = FORK.Process(target=exchange, args=(size_bytes, told.send))
         process.start()
-        told.close()  # so that one that fails is not waited for
+        told.close()
         for name, found in heard.recv().items():
             times[name] += found
         process.join()

@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 schema_version: 1
 name: tiny
-model: {name: mnasnet0_5, resolution: 64, carry: library}
+model: {name: squeezenet1_1, resolution: 64, carry: library}
 candidates: ["5"]
 encoding: {features: float32}
 links: {fast: {uplink: {rate: 50mbit}, downlink: {rate: 50mbit}}}

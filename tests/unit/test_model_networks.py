@@ -113,6 +113,7 @@ def test_a_worker_needs_torch_alone(cache: Path) -> None:
 def test_an_export_is_made_once_and_a_damaged_one_again(cache: Path) -> None:
     spec = ModelSpec(name="squeezenet1_1", resolution=64)
     first = prepare(spec, cache)
+    assert first.weights is None
     made_ns = first.archive.stat().st_mtime_ns
     assert prepare(spec, cache) == first
     assert first.archive.stat().st_mtime_ns == made_ns

@@ -56,12 +56,6 @@ def test_a_host_makes_the_same_archive_of_the_weights_that_travelled(
     assert Path(built["archive"]).stat().st_mtime_ns == made_ns  # found again, not made again
 
 
-def test_only_the_library_takes_the_weights_along(ours: Prepared, tmp_path: Path) -> None:
-    archive = prepare(SPEC.model_copy(update={"carry": "archive"}), tmp_path)
-    assert archive.weights is None
-    assert archive.archive_sha256 == ours.archive_sha256
-
-
 @pytest.mark.parametrize(
     ("weights", "model", "told"),
     [
