@@ -58,6 +58,5 @@ class GroupError(TestbedError):
 
 
 def _named(host: str, error: BaseException | None) -> str:
-    if isinstance(error, HostError) and error.host == host:
-        return str(error)  # begins with the host's name
-    return f"{host}: {error or 'ok'}"
+    told = str(error or "ok")
+    return told if told.startswith(f"{host}: ") else f"{host}: {told}"

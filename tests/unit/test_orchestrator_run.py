@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from testbed.config import load_inventory
-from testbed.errors import GroupError, HostError
+from testbed.errors import GroupError, HostError, UserError
 from testbed.hosts.connection import each
 from testbed.hosts.role import RoleProcess
 from testbed.orchestrator import run as run_module
@@ -101,6 +101,16 @@ def test_an_interrupt_waits_for_what_the_hosts_are_about() -> None:
     with pytest.raises(KeyboardInterrupt):
         each("work", {"pi": work})
     assert ended.is_set()
+
+
+def test_a_host_is_named_once_whatever_its_fault() -> None:
+    outcomes = {
+        "pi": UserError("pi: build: timm is not installed"),
+        "gpu": HostError("gpu", "no torch"),
+        "laptop": OSError("full"),
+    }
+    told = "pi: build: timm is not installed; gpu: no torch; laptop: full"
+    assert str(GroupError("build", outcomes)) == f"build: {told}"
 
 
 def test_an_interrupt_gives_up_what_would_take_long() -> None:
