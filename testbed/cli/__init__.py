@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import NoReturn
 
 from testbed import __version__
@@ -67,7 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 def _act(args: argparse.Namespace) -> int:
     from testbed.cli.common import Output
 
-    status: int = args.action(args, Output(args.json))
+    out = Output(args.json)
+    # A model's own code prints as it likes, and so does a download: under --json not to stdout.
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        status: int = args.action(args, out)
     sys.stdout.flush()  # here, where what it cannot take is told in one line
     return status
 

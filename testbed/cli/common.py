@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ class Output:
 
     def __init__(self, as_json: bool) -> None:
         self.as_json = as_json
+        self._stdout = sys.stdout
         # People's words go to stderr under --json, so that stdout stays one document.
         self.console = _Words(stderr=as_json, soft_wrap=True)
 
@@ -39,7 +41,7 @@ class Output:
     def document(self, document: Any, words: Callable[[], None]) -> None:
         """Print the document, or what ``words`` prints for people."""
         if self.as_json:
-            print(json.dumps(document, indent=1, default=str))
+            print(json.dumps(document, indent=1, default=str), file=self._stdout)
         else:
             words()
 
