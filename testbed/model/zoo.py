@@ -192,7 +192,7 @@ def _load_state(network: nn.Module, path: Path) -> None:
             raise TypeError(f"expected a dict of tensors, got {type(state).__name__}")
         reason = _misfit(network, state)
     except Exception as error:  # a file that is none shows itself in many ways
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split()).partition('. ')[0]}"
     if reason:
         raise UserError(
             f"model.weights: {path}: is no state dict of this model ({reason}); "
@@ -213,7 +213,7 @@ def _misfit(network: nn.Module, state: dict[str, Any]) -> str:
     parts = []
     for kind, keys in kinds.items():
         if keys:
-            first = ", ".join([key for key in (*own, *state) if key in keys][:_KEYS_SHOWN])
+            first = ", ".join([key for key in own | state if key in keys][:_KEYS_SHOWN])
             more = ", …" if len(keys) > _KEYS_SHOWN else ""
             parts.append(f"{len(keys)} {kind}: {first}{more}")
     return "; ".join(parts)
