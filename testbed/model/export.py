@@ -10,7 +10,7 @@ import logging
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def torch_warnings_silenced() -> Iterator[None]:
     What torch refuses it logs too, with the graph so far; the error raised says it in one line.
     """
     before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
+    logging.disable(max(before, logging.ERROR))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -76,8 +76,8 @@ def export_program(
 
     Works on real and on fake tensors. Where torch.export refuses the network, the graph that
     torch.fx traces of it is exported instead; the second value says which was used and why.
-    Without ``functional`` the in-place operators stay and half the time is saved: enough to read
-    shapes off, not to cut.
+    Without ``functional`` the in-place operators may stay and half the time is saved: enough to
+    read shapes off, not to cut.
 
     Raises UserError where the network refuses the resolution, where neither tracer takes it, or
     where it is no classifier or keeps or draws something that two halves cannot share.
@@ -91,7 +91,7 @@ def export_program(
             _refuse_if_eager_fails(network, pixels)
             program, tracer = _export_by_fx(network, pixels, error)
         _refuse_unsplittable(program, network)
-        if functional:
+        if functional or _may_write_to_buffers(program):
             program = program.run_decompositions({})
             _refuse_unsplittable(program, network)  # only now are writes to buffers told
             _refuse_if_traced_wrong(network, program, pixels)
@@ -169,9 +169,13 @@ def _remedy(refusal: Exception) -> str:
 
 
 def _refuse_if_eager_fails(network: nn.Module, pixels: Tensor) -> None:
+    weights = next(network.parameters(), None)
     try:
-        with torch.no_grad():
-            PixelNetwork(network).eval()(pixels)
+        with (
+            torch.no_grad(),
+            weights.fake_mode if isinstance(weights, FakeTensor) else nullcontext(),
+        ):
+            PixelNetwork(network).eval()(torch.zeros(pixels.shape, dtype=pixels.dtype))
     except Exception as error:  # the network says in its own way that an input does not fit
         raise UserError(
             f"model {type(network).__name__} refuses {pixels.shape[2]}x{pixels.shape[3]} images "
@@ -205,6 +209,23 @@ def _refuse_unsplittable(program: ExportedProgram, network: nn.Module) -> None:
                 f"model {name}: draws random numbers while it infers ({node.target}); its halves "
                 "would not agree with the whole: remove that in eval mode"
             )
+
+
+def _may_write_to_buffers(program: ExportedProgram) -> bool:
+    """Whether an in-place operator may write to the memory of a buffer."""
+    buffers = program.graph_signature.inputs_to_buffers
+    for node in program.graph.nodes:
+        if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+            while node.op == "call_function" and _may_show_operand(node):
+                node = node.args[0]
+            if node.name in buffers:
+                return True
+    return False
+
+
+def _may_show_operand(node: torch.fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)  # none: one of several results
+    return schema is None or any(result.alias_info is not None for result in schema.returns)
 
 
 def _told(value: Any) -> str:

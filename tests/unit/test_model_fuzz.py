@@ -316,3 +316,9 @@ def test_what_cannot_be_cut_right_is_refused_by_name(
     with pytest.raises(UserError, match=message):
         split_table(made, export_program(made, RESOLUTION)[0], "made", RESOLUTION, LAYER)
     assert not capfd.readouterr().err  # the error's one line is all
+
+
+@pytest.mark.parametrize("network", [Counts, Draws])
+def test_what_draws_or_writes_has_no_bottlenecks_either(network: type[nn.Module]) -> None:
+    with pytest.raises(UserError, match="while it infers"):
+        export_program(network().eval(), RESOLUTION, functional=False)
