@@ -29,6 +29,7 @@ from testbed.model.graphs import GraphNetwork, trace_by_fx
 NETWORK_PREFIX = "network."
 # The buffer that the last step of the preprocessing divides by.
 PREPROCESSING_END = "std"
+_IMAGES_AT_MOST = 2**20  # of one query; no memory holds as many
 # Of the largest logit: the fused operators that eager mode chooses round otherwise, by far less.
 _TRACED_CLOSE = 1e-4
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, as torchvision's transforms
@@ -101,7 +102,11 @@ def export_program(
 def _export(network: nn.Module, pixels: Tensor) -> ExportedProgram:
     with redirect_stderr(StringIO()):  # where torch prints the graph of what it refuses
         return torch.export.export(
-            PixelNetwork(network).eval(), (pixels,), dynamic_shapes=({0: Dim("batch")},)
+            PixelNetwork(network).eval(),
+            (pixels,),
+            # Unbounded, torch 2.5 and 2.6 refuse attention: the batch might be 2^63 - 1.
+            dynamic_shapes=({0: Dim("batch", max=_IMAGES_AT_MOST)},),
+            strict=False,  # the default from torch 2.7 on
         )
 
 
