@@ -43,7 +43,9 @@ def module_command(host: Host, deployed: str, *module: str) -> list[str]:
 def _python(
     host: Host, deployed: str, environment: dict[str, str], module: tuple[str, ...], sudo: bool
 ) -> list[str]:
-    settings = {**environment, "PYTHONPATH": deployed}
+    # The host's own search path stays behind ours: a person's own networks may lie there.
+    search = filter(None, (deployed, environment.get("PYTHONPATH")))
+    settings = {**environment, "PYTHONPATH": ":".join(search)}
     if sudo:  # else root would leave byte code in the user's cache folder
         settings["PYTHONDONTWRITEBYTECODE"] = "1"
     assigned = [f"{name}={value}" for name, value in settings.items()]

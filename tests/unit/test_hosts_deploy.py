@@ -105,7 +105,7 @@ def test_worker_command_has_steady_malloc_threads_and_the_inventory_last() -> No
         roles=("device",),
         python="/opt/py 3/python",
         threads=2,
-        environment={"OMP_NUM_THREADS": "4", "NOTE": "a b; rm -rf $HOME"},
+        environment={"OMP_NUM_THREADS": "4", "NOTE": "a b; rm -rf $HOME", "PYTHONPATH": "/my"},
     )
     argv = command_line("device", host, "/cache/code/x", sudo=False)
     assert argv[:3] == ["env", "-C", "/cache/code/x"]
@@ -115,7 +115,7 @@ def test_worker_command_has_steady_malloc_threads_and_the_inventory_last() -> No
     assert assigned["MKL_NUM_THREADS"] == "2"
     assert assigned["MALLOC_MMAP_THRESHOLD_"] == "1073741824"
     assert assigned["NOTE"] == "a b; rm -rf $HOME"
-    assert assigned["PYTHONPATH"] == "/cache/code/x"
+    assert assigned["PYTHONPATH"] == "/cache/code/x:/my"
 
 
 def test_link_command_asks_sudo_never_to_prompt() -> None:
