@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 schema_version: 1
 name: tiny
-model: {name: mnasnet0_5, resolution: 64}
+model: {name: squeezenet1_1, resolution: 64}
 candidates: ["2", "5"]
 encoding: {features: float32}
 links:

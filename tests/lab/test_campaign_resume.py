@@ -44,8 +44,8 @@ schema_version: 1
 lab: local
 shaping: egress
 hosts:
-  device: {roles: [device], cpus: 0.8}
-  server: {roles: [server, load]}
+  device: {roles: [device], cpus: 0.8, environment: {XDG_CACHE_HOME: FOLDER}}
+  server: {roles: [server, load], environment: {XDG_CACHE_HOME: FOLDER}}
 """
 
 MEASURED = '"kind":"measured"'
@@ -82,7 +82,7 @@ def interrupted(results: Path) -> list[Path]:
 
 def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
     (tmp_path / "tiny.yaml").write_text(EXPERIMENT)
-    (tmp_path / "lab.yaml").write_text(NO_ROUTER)
+    (tmp_path / "lab.yaml").write_text(NO_ROUTER.replace("FOLDER", str(tmp_path / "hosts")))
     results = tmp_path / "results"
     files = [str(tmp_path / "tiny.yaml"), "-i", str(tmp_path / "lab.yaml")]
     argv = [sys.executable, "-m", "testbed", "run", *files, "--results", str(results)]
@@ -120,7 +120,7 @@ def test_it_outlives_its_terminal_and_a_kill(tmp_path, capsys) -> None:
 
 
 def built_on_each_host(campaign: Path) -> None:
-    """In both sessions the same archive as here."""
+    """In both sessions the same archive as here; the two hosts have one cache."""
     archive = json.loads((campaign / "campaign.json").read_text())["archive_sha256"]
     found = list(campaign.glob("fast.*/environment.[ds]e*.json"))
     assert len(found) == 4

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 schema_version: 1
 name: tiny
-model: {name: mnasnet0_5, resolution: 64}
+model: {name: squeezenet1_1, resolution: 64}
 candidates: ["5"]
 encoding: {features: int8+lz4}
 engine: {channels_last: true, fold_batchnorm: true}
