@@ -221,11 +221,20 @@ def _may_write_to_buffers(program: ExportedProgram) -> bool:
     buffers = program.graph_signature.inputs_to_buffers
     for node in program.graph.nodes:
         if getattr(getattr(node.target, "_schema", None), "is_mutable", False):
-            while node.op == "call_function" and _may_show_operand(node):
-                node = node.args[0]
-            if node.name in buffers:
+            written = tree_leaves(node.args[:1])  # one operator may write to a list of tensors
+            if any(isinstance(n, torch.fx.Node) and _shown(n).name in buffers for n in written):
                 return True
     return False
+
+
+def _shown(node: torch.fx.Node) -> torch.fx.Node:
+    """The node whose memory this one may show, through views and writes."""
+    while node.op == "call_function" and node.args and _may_show_operand(node):
+        (operand, *_) = tree_leaves(node.args)
+        if not isinstance(operand, torch.fx.Node):
+            break
+        node = operand
+    return node
 
 
 def _may_show_operand(node: torch.fx.Node) -> bool:

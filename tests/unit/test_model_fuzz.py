@@ -228,6 +228,12 @@ class Counts(Plain):
         return y
 
 
+class CountsTogether(Plain):
+    def forward(self, x: Tensor) -> Tensor:
+        torch._foreach_add_([self.seen.view(-1)], 1)
+        return super().forward(x)
+
+
 class Draws(Plain):
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(super().forward(x))
@@ -318,7 +324,7 @@ def test_what_cannot_be_cut_right_is_refused_by_name(
     assert not capfd.readouterr().err  # the error's one line is all
 
 
-@pytest.mark.parametrize("network", [Counts, Draws])
+@pytest.mark.parametrize("network", [Counts, CountsTogether, Draws])
 def test_what_draws_or_writes_has_no_bottlenecks_either(network: type[nn.Module]) -> None:
     with pytest.raises(UserError, match="while it infers"):
         export_program(network().eval(), RESOLUTION, functional=False)
