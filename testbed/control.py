@@ -131,7 +131,7 @@ class Control:
 
 
 class Role(Protocol):
-    """One process on one host: ``device``, ``server``, ``load`` or ``link``."""
+    """One process on one host, such as the ``device``'s, the ``link``'s or a ``build``'s."""
 
     def hello(self) -> Message:
         """Versions and facts sent with the greeting."""
