@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Literal
 
 from testbed.config import Host, Inventory
-from testbed.config.inventory import DataPath, RouterPath
+from testbed.config.host import DataPath, RouterPath
 from testbed.errors import HostError, UserError
 from testbed.lab import cgroup, journal, network, processes, sshd, uml
 from testbed.lab.journal import Entry, Journal

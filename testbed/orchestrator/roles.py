@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from testbed.config import Inventory
-from testbed.config.inventory import RoleName
+from testbed.config.host import RoleName
 from testbed.errors import UserError
 
 
