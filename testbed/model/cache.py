@@ -78,7 +78,7 @@ def prepare(asked: Asked, cache: Path | None = None) -> Prepared:
     folder = root / _key(asked)
     # Nobody can tell whether a callable's code still is the same: it is exported again.
     if asked.name.startswith("python:") or not folder.is_dir():
-        folder = _make(asked, root)
+        folder = _make(asked, folder)
     try:
         return _read(folder)
     except UserError:  # damaged
@@ -125,14 +125,13 @@ def _key(asked: Asked) -> str:
     return hashlib.sha256(json.dumps(document).encode()).hexdigest()[:32]
 
 
-def _make(asked: Asked, root: Path) -> Path:
-    """Export into the cache; the folder there, whose name tells a callable's results apart."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".export-") as scratch:
+def _make(asked: Asked, folder: Path) -> Path:
+    """Export into a folder of the cache; a callable's has what came of it in its name, too."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".export-") as scratch:
         made = Path(scratch) / "made"
         made.mkdir()
         digest = _export(asked, made)
-        folder = root / _key(asked)
         if asked.name.startswith("python:"):
             folder = folder.with_name(f"{folder.name}-{digest[:16]}")
         try:
