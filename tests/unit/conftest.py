@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from testbed.model.archive import save_archive
-from testbed.model.export import export_program
-from testbed.model.splits import split_table
+from tests.unit.exported import exported
 from tests.unit.role_process import (
     SITE,
     Role,
@@ -30,16 +28,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     torch.manual_seed(3)
-    network = Tiny().eval()
-    program, _ = export_program(network, 64)
-    path = tmp_path_factory.mktemp("model") / "tiny.archive"
-    sha256 = save_archive(program, path)
-    table = split_table(network, program, "tiny", 64)
+    tiny = exported(Tiny(), tmp_path_factory.mktemp("model") / "tiny.archive", 64)
     return {
-        "archive": str(path),
-        "archive_sha256": sha256,
-        "table": table.to_json(),
-        "candidates": list(table.candidates("natural")),
+        "archive": str(tiny.archive),
+        "archive_sha256": tiny.archive_sha256,
+        "table": tiny.table.to_json(),
+        "candidates": list(tiny.table.candidates("natural")),
         "encoding": {"input": "uint8", "features": "float32"},
         "batch": 2,
         "threads": 1,

@@ -19,8 +19,7 @@ from testbed.model.cut import cut
 from testbed.model.engine import Engine
 from testbed.model.export import export_program
 from testbed.model.options import Options, fold_batch_norms
-from testbed.model.splits import split_table
-from testbed.model.table import SplitTable
+from tests.unit.exported import exported
 
 RESOLUTION = 32
 NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
@@ -89,10 +88,8 @@ class Case:
     def __init__(self, network: nn.Module, path: Path) -> None:
         torch.manual_seed(0)
         self.network = network.eval()
-        program, _ = export_program(self.network, RESOLUTION)
-        self.table: SplitTable = split_table(self.network, program, "tiny", RESOLUTION)
-        self.archive = path
-        self.sha256 = save_archive(program, path)
+        made = exported(network, path, RESOLUTION)
+        self.archive, self.sha256, self.table = made.archive, made.archive_sha256, made.table
         self.splits = [point.split for point in self.table.points]
 
     def graph(self, batch: int) -> fx.GraphModule:

@@ -18,6 +18,7 @@ from testbed.model.engine import Engine
 from testbed.model.export import export_program
 from testbed.model.splits import LAYER, split_table
 from testbed.model.table import SplitTable
+from tests.unit.exported import exported
 
 RESOLUTION, CHANNELS = 8, 4
 STEPS = (
@@ -286,12 +287,9 @@ class Spectrum(Plain):
 
 
 def test_a_recurrent_layer_with_dropout_draws_nothing_in_eval_mode(tmp_path: Path) -> None:
-    network = Recurrent().eval()
-    program, _ = export_program(network, RESOLUTION)
-    table = split_table(network, program, "recurrent", RESOLUTION, LAYER)
-    sha256 = save_archive(program, tmp_path / "archive")
-    splits = [point.split for point in table.points]
-    engine = Engine(tmp_path / "archive", sha256, table, splits, batch=2)
+    made = exported(Recurrent(), tmp_path / "recurrent.archive", RESOLUTION, LAYER)
+    splits = made.table.candidates("all")
+    engine = Engine(made.archive, made.archive_sha256, made.table, splits, batch=2)
     x = torch.randint(0, 256, (2, 3, RESOLUTION, RESOLUTION), dtype=torch.uint8)
     assert all(engine.check(x).values())
     assert len(splits) > 4

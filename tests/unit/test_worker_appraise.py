@@ -9,14 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from testbed.lab.cgroup import quota
-from testbed.model.archive import save_archive
 from testbed.model.engine import Engine
-from testbed.model.export import export_program
-from testbed.model.splits import split_table
 from testbed.worker import appraise as appraise_module
 from testbed.worker.appraise import appraise, picture_like
 from testbed.worker.codecs import jpeg_encode
 from testbed.worker.encoding import Decoder, Encoder
+from tests.unit.exported import exported
 
 
 class Block(nn.Module):
@@ -43,12 +41,9 @@ class Small(nn.Module):
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
     torch.manual_seed(3)
-    network = Small().eval()
-    program, _ = export_program(network, 64)
-    path = tmp_path_factory.mktemp("model") / "small.archive"
-    sha256 = save_archive(program, path)
-    table = split_table(network, program, "small", 64)
-    return Engine(path, sha256, table, table.candidates("natural"), batch=4)
+    small = exported(Small(), tmp_path_factory.mktemp("model") / "small.archive", 64)
+    candidates = small.table.candidates("natural")
+    return Engine(small.archive, small.archive_sha256, small.table, candidates, batch=4)
 
 
 def found(engine: Engine, *, agreement: bool) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from tests.unit.role_process import (
     start_message,
 )
 
-LOAD_SETUP = ("archive", "archive_sha256", "table", "batch", "threads", "encoding")
+LOAD_SETUP = ("table", "batch", "encoding")
 
 
 @pytest.fixture(scope="module")
