@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from testbed.errors import UserError
+from testbed.model.names import PACKAGES, parse_name
 from testbed.model.table import SplitTable
 from testbed.records import SCHEMA_VERSION, read_json, sha256_file, write_json
 
 _LIBRARY = "library"
 _ARCHIVE, _TABLE, _WEIGHTS = "model.archive", "table.json", "weights.pt"
-# What builds a model besides torch; a callable's own packages nobody knows.
-_PACKAGES = {"torchvision": ("torchvision",), "timm": ("torchvision", "timm")}
 
 
 class Asked(Protocol):
@@ -88,9 +87,9 @@ def prepare(asked: Asked, cache: Path | None = None) -> Prepared:
 
 def built_by(asked: Asked) -> dict[str, str]:
     """Versions of the packages that build the model here; UserError where one is missing."""
-    source = asked.name.partition(":")[0] if ":" in asked.name else "torchvision"
+    source, _ = parse_name(asked.name)
     try:
-        return {name: version(name) for name in ("torch", *_PACKAGES.get(source, ()))}
+        return {name: version(name) for name in ("torch", *PACKAGES[source])}
     except PackageNotFoundError as error:
         raise UserError(
             f"model {asked.name}: {error.name} is not installed here; run `make setup` on the "

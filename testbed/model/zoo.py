@@ -18,23 +18,11 @@ from testbed.errors import UserError
 from testbed.model.export import PixelNetwork, torch_warnings_silenced
 from testbed.model.graphs import exported_resolution, load_exported
 from testbed.model.library import DEFAULT_RESOLUTION, LIBRARIES
+from testbed.model.names import parse_name
 
 RANDOM = "random"
 _CALIBRATION_IMAGES = 4
 _KEYS_SHOWN = 3
-
-
-def parse_name(name: str) -> tuple[str, str]:
-    """Source and the name within it; a bare name is torchvision's."""
-    source, colon, rest = name.partition(":")
-    if not colon:
-        return "torchvision", name
-    if source not in (*LIBRARIES, "python", "export") or not rest:
-        raise UserError(
-            f"model.name: expected torchvision:NAME, timm:NAME, python:package.module:callable or "
-            f"export:file.pt2, got {name!r}"
-        )
-    return source, rest
 
 
 def list_models(pattern: str) -> list[str]:
